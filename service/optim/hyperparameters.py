@@ -1,0 +1,144 @@
+"""What a hyperparameter is: one declaration that validates, fills the catalogue and becomes the JSON Schema."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from service.errors import Invalid, nearest
+
+Kind = Literal["number", "integer", "boolean", "choice", "integers"]
+
+
+class _Required:
+    """The default of a hyperparameter that has none."""
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED = _Required()
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A named setting of an optimizer, a schedule or a transform.
+
+    The range is `low <= value <= high`, with `above` and `below` for open ends. Only a "number" may be scheduled.
+    """
+
+    name: str
+    meaning: str
+    kind: Kind = "number"
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    choices: tuple[str, ...] = ()
+    schedulable: bool = True
+
+    def check(self, value: Any, pointer: str = "") -> Any:
+        """The value in its own type; raises Invalid with the pointer when it is of the wrong type or out of range."""
+        if self.kind == "boolean":
+            if not isinstance(value, bool):
+                raise Invalid(f"{self.name} must be true or false.", pointer=pointer)
+            return value
+        if self.kind == "choice":
+            if value not in self.choices or not isinstance(value, str):
+                raise Invalid(f"{self.name} must be one of {', '.join(self.choices)}.", pointer=pointer)
+            return value
+        if self.kind == "integers":
+            if not isinstance(value, list) or not value:
+                raise Invalid(f"{self.name} must be a list of at least one whole number.", pointer=pointer)
+            return [self._number(item, f"{pointer}/{i}", whole=True) for i, item in enumerate(value)]
+        return self._number(value, pointer, whole=self.kind == "integer")
+
+    def _number(self, value: Any, pointer: str, *, whole: bool) -> float | int:
+        kind = "a whole number" if whole else "a finite number"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Invalid(f"{self.name} must be {kind}.", pointer=pointer)
+        if whole and not (isinstance(value, int) or value.is_integer()):
+            raise Invalid(f"{self.name} must be {kind}.", pointer=pointer)
+        number = int(value) if whole else float(value)
+        inside = self.low <= number <= self.high and self.above < number < self.below
+        if not math.isfinite(number) or not inside:
+            raise Invalid(f"{self.name} must be {kind}{self._range_in_words()}.", pointer=pointer)
+        return number
+
+    def _range_in_words(self) -> str:
+        words = [
+            f"{text} {_short(bound)}"
+            for text, bound in (
+                ("at least", self.low),
+                ("above", self.above),
+                ("at most", self.high),
+                ("below", self.below),
+            )
+            if math.isfinite(bound)
+        ]
+        return ", " + " and ".join(words) if words else ""
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of one value (not of a schedule of values)."""
+        if self.kind == "boolean":
+            return {"type": "boolean", "description": self.meaning}
+        if self.kind == "choice":
+            return {"enum": list(self.choices), "description": self.meaning}
+        bounds = {
+            key: _short(bound)
+            for key, bound in (
+                ("minimum", self.low),
+                ("exclusiveMinimum", self.above),
+                ("maximum", self.high),
+                ("exclusiveMaximum", self.below),
+            )
+            if math.isfinite(bound)
+        }
+        if self.kind == "integers":
+            items = {"type": "integer", **bounds}
+            return {"type": "array", "items": items, "minItems": 1, "description": self.meaning}
+        return {"type": self.kind, **bounds, "description": self.meaning}
+
+
+def _short(number: float) -> float | int:
+    return int(number) if number == int(number) else number
+
+
+def fill(
+    given: Mapping[str, Any],
+    declared: Iterable[Hyperparameter],
+    defaults: Mapping[str, Any],
+    *,
+    owner: str,
+    scheduled: Any = None,
+) -> dict[str, Any]:
+    """The declared hyperparameters that `defaults` names, each checked and defaulted, in declared order.
+
+    `scheduled(value, hyperparameter, pointer)` reads a value that is an object where a schedule is allowed.
+    Raises Invalid: an unknown name (with the nearest and the accepted ones), a missing one, a bad value.
+    """
+    table = {h.name: h for h in declared if h.name in defaults}
+    for name in given:
+        if name not in table:
+            listed = ", ".join(table) or "none"
+            raise Invalid(
+                f"{owner} has no argument {name[:80]!r}{nearest(name, list(table))} Accepted: {listed}.",
+                pointer=f"/{escape(name)}",
+            )
+    values: dict[str, Any] = {}
+    for name, hyperparameter in table.items():
+        value = given.get(name, defaults[name])
+        if value is REQUIRED:
+            raise Invalid(f"{owner} needs {name}: {hyperparameter.meaning}", pointer=f"/{name}")
+        if isinstance(value, Mapping) and scheduled and hyperparameter.kind == "number" and hyperparameter.schedulable:
+            values[name] = scheduled(value, hyperparameter, f"/{name}")
+        else:
+            values[name] = hyperparameter.check(value, f"/{name}")
+    return values
+
+
+def escape(token: str) -> str:
+    """A reference token of a JSON pointer (RFC 6901)."""
+    return token.replace("~", "~0").replace("/", "~1")

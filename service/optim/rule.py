@@ -1,0 +1,132 @@
+"""What an update rule is.
+
+A rule is a plain function of arrays, written like the paper:
+
+    def adam(p, g, m, v, c):
+        ...
+        return p - c.step_size * divide(m, sqrt(v / c.bias_correction2) + c.epsilon, c.zero), m, v
+
+It takes the parameters `p`, the gradient `g`, its slots of state and the scalars `c`, and returns the new parameters
+and the new slots, in the same order. `c` is a NamedTuple of scalars that are computed once a step in double precision
+and cast to the tensor's type. The body uses `+ - * /`, comparisons and the functions below, and holds no literals: a
+literal would promote float32. So the same function object runs on whole arrays in NumPy and, compiled, on one
+element at a time, and both give the same bits.
+
+A `Rule` names such a function and its slots. An `Algorithm` is a catalogue entry: its hyperparameters and its
+dialects. A `Dialect` is how one library or paper spells it: the defaults, which rule the options choose, and how the
+scalars come out of the hyperparameters and the step count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from service.errors import Invalid, nearest
+from service.optim.hyperparameters import Hyperparameter
+
+abs_ = np.abs
+maximum = np.maximum
+sqrt = np.sqrt
+
+Values = Mapping[str, Any]
+Kind = Literal["elementwise", "layerwise", "matrix", "global", "evaluating"]
+Decay = Literal["none", "coupled", "decoupled", "scheduled"]
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """`x` where the condition holds, else `y`: a select, in the compiled form too."""
+    return np.where(condition, x, y)
+
+
+def divide(x: Any, y: Any, zero: Any) -> Any:
+    """`x / y`, and zero where `y` is zero: nothing was seen there yet, so there is nothing to move."""
+    return where(y > zero, x / y, zero)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An update function and the slots of state that it keeps, each of the parameters' shape.
+
+    `initial` maps a slot to the hyperparameter that it starts at; the others start at zero.
+    """
+
+    update: Callable[..., Any]
+    slots: tuple[str, ...] = ()
+    initial: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One library's or paper's form of an algorithm.
+
+    defaults      every hyperparameter that this form has, with its default (or REQUIRED)
+    rule          the values -> the Rule that they choose
+    scalars       (the values at this step, t) -> the NamedTuple `c`; t counts from 1
+    decay         what `weight_decay` means: added to the gradient ("coupled"), or p <- p * (1 - lr * weight_decay)
+                  before the step ("decoupled"), or the same with `schedule_multiplier` for lr ("scheduled")
+    counter       whose steps t counts: each parameter's own, or the session's (they differ only where a gradient
+                  was null)
+    differs       in a sentence or two, how this form differs from the others
+    known_bugs    what is wrong in the reference itself
+    """
+
+    defaults: Values
+    rule: Callable[[Values], Rule]
+    scalars: Callable[[Values, int], Any]
+    decay: Decay = "none"
+    counter: Literal["parameter", "session"] = "session"
+    differs: str = ""
+    known_bugs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A catalogue entry. `check` raises Invalid for values that contradict each other."""
+
+    name: str
+    title: str
+    summary: str
+    equation: str
+    source: str
+    when: str
+    hyperparameters: tuple[Hyperparameter, ...]
+    dialects: Mapping[str, Dialect]
+    kind: Kind = "elementwise"
+    default_dialect: str = "torch"
+    check: Callable[[Values], None] = lambda values: None
+
+    def dialect(self, name: str) -> Dialect:
+        """The form of that name; raises Invalid that lists the ones there are."""
+        if name not in self.dialects:
+            listed = ", ".join(self.dialects)
+            raise Invalid(
+                f"{self.name} has no dialect {name[:80]!r}{nearest(name, list(self.dialects))} Accepted: {listed}.",
+                pointer="/dialect",
+            )
+        return self.dialects[name]
+
+
+LEARNING_RATE = Hyperparameter("learning_rate", "Step size α; each step is proportional to it.", low=0.0)
+MOMENTUM = Hyperparameter("momentum", "Share of the last step that is kept, μ.", low=0.0)
+NESTEROV = Hyperparameter("nesterov", "Look ahead: take the gradient's step after the momentum's.", "boolean")
+WEIGHT_DECAY = Hyperparameter("weight_decay", "Pull towards zero, λ; how it enters is a matter of the dialect.", low=0.0)
+BETA1 = Hyperparameter("beta1", "Decay rate β₁ of the running mean of gradients.", low=0.0, below=1.0)
+BETA2 = Hyperparameter("beta2", "Decay rate β₂ of the running mean of squared gradients.", low=0.0, below=1.0)
+EPSILON = Hyperparameter("epsilon", "ε in the denominator; where it stands is a matter of the dialect.", low=0.0)
+EPSILON_ROOT = Hyperparameter("epsilon_root", "A second ε, added inside the square root.", low=0.0)
+MAXIMIZE = Hyperparameter("maximize", "Climb instead of descend: the gradient's sign is turned first.", "boolean")
+BIAS_CORRECTION = Hyperparameter(
+    "bias_correction", "Divide the running means by 1 - βᵗ, for they start at zero.", "boolean"
+)
+
+
+def nesterov_needs_momentum(values: Values) -> None:
+    """Raises Invalid when `nesterov` is asked for without momentum, or together with dampening."""
+    if values.get("nesterov") and values.get("momentum") == 0.0:
+        raise Invalid("nesterov needs a momentum above 0; set momentum, for example to 0.9.", pointer="/momentum")
+    if values.get("nesterov") and values.get("dampening", 0.0) != 0.0:
+        raise Invalid("nesterov and dampening contradict each other; leave dampening at 0.", pointer="/dampening")

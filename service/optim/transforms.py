@@ -1,0 +1,201 @@
+"""Transforms: what is done to the gradient before the rule sees it, in the order of the list.
+
+A transform is a pure function `apply(g, p, slices, values)` of the flat gradient and parameters, both of shape
+(size,); `slices` are the tensors that have a gradient in this step. `TRANSFORMS` is the table that the catalogue, the
+schema and the tests read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.errors import Invalid, unknown
+from service.optim.hyperparameters import REQUIRED, Hyperparameter, fill
+from service.optim.schedules import Schedule, parse
+from service.optim.tensors import Array, norm
+
+Values = Mapping[str, Any]
+Apply = Callable[[Array, Array, Sequence[slice], Values], Array]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One kind of transform: its arguments and what it does."""
+
+    name: str
+    title: str
+    equation: str
+    summary: str
+    arguments: tuple[Hyperparameter, ...]
+    defaults: Values
+    apply: Apply
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A transform with its arguments, of which numbers may be schedules."""
+
+    transform: Transform
+    arguments: Mapping[str, Any]
+
+    def __call__(self, g: Array, p: Array, slices: Sequence[slice], n: int) -> Array:
+        """The transformed gradient for step n + 1; the input is left as it is."""
+        values = {k: v(n) if isinstance(v, Schedule) else v for k, v in self.arguments.items()}
+        return self.transform.apply(g, p, slices, values)
+
+    def as_json(self) -> dict[str, Any]:
+        """The resolved specification, which `parse_list` reads back."""
+        arguments = {k: v.as_json() if isinstance(v, Schedule) else v for k, v in self.arguments.items()}
+        return {"name": self.transform.name, **arguments}
+
+
+def _scalar(value: float, like: Array) -> Any:
+    return like.dtype.type(value)
+
+
+def _l1(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+    return g + _scalar(a["strength"], g) * np.sign(p)
+
+
+def _l2(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+    return g + _scalar(a["strength"], g) * p
+
+
+def _elastic_net(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+    return g + (_scalar(a["l1"], g) * np.sign(p) + _scalar(a["l2"], g) * p)
+
+
+def _clip_by_value(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+    limit = _scalar(a["limit"], g)
+    return np.clip(g, -limit, limit)
+
+
+def _clip_by_norm(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+    out = g.copy()
+    for where in slices:
+        size = norm(g[where])
+        if size > a["max_norm"]:
+            out[where] = g[where] * _scalar(a["max_norm"] / size, g)
+    return out
+
+
+def _clip_by_global_norm(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+    size = norm(g, slices)
+    if math.isinf(size):
+        raise Invalid("The gradient's global norm overflows; scale the gradient down.", pointer="")
+    if a["formula"] == "torch":
+        return g * _scalar(min(1.0, a["max_norm"] / (size + 1e-6)), g)
+    return g if size <= a["max_norm"] else g * _scalar(a["max_norm"] / size, g)
+
+
+_STRENGTH = Hyperparameter("strength", "λ, the weight of the penalty.", low=0.0)
+_MAX_NORM = Hyperparameter("max_norm", "The largest norm that is left as it is.", above=0.0)
+
+TRANSFORMS: dict[str, Transform] = {
+    transform.name: transform
+    for transform in (
+        Transform(
+            "l1",
+            "L1 penalty",
+            r"g \leftarrow g + \lambda\, \mathrm{sign}(\theta)",
+            "Adds the gradient of λ‖θ‖₁; zero where the parameter is zero.",
+            (_STRENGTH,),
+            {"strength": REQUIRED},
+            _l1,
+        ),
+        Transform(
+            "l2",
+            "L2 penalty",
+            r"g \leftarrow g + \lambda\, \theta",
+            "Adds the gradient of λ/2 ‖θ‖²; for adaptive rules not the same as decoupled weight decay.",
+            (_STRENGTH,),
+            {"strength": REQUIRED},
+            _l2,
+        ),
+        Transform(
+            "elastic_net",
+            "Elastic net",
+            r"g \leftarrow g + \lambda_1\, \mathrm{sign}(\theta) + \lambda_2\, \theta",
+            "Both penalties at once (Zou and Hastie 2005, doi:10.1111/j.1467-9868.2005.00503.x).",
+            (
+                Hyperparameter("l1", "λ₁, the weight of the L1 penalty.", low=0.0),
+                Hyperparameter("l2", "λ₂, the weight of the L2 penalty.", low=0.0),
+            ),
+            {"l1": REQUIRED, "l2": REQUIRED},
+            _elastic_net,
+        ),
+        Transform(
+            "clip_by_value",
+            "Clip by value",
+            r"g_i \leftarrow \min(\max(g_i, -c), c)",
+            "Each element on its own; changes the direction. torch's clip_grad_value_, optax.clip, Keras' clipvalue.",
+            (Hyperparameter("limit", "The largest absolute value.", above=0.0),),
+            {"limit": REQUIRED},
+            _clip_by_value,
+        ),
+        Transform(
+            "clip_by_norm",
+            "Clip each tensor by norm",
+            r"g \leftarrow g \min(1, c / \lVert g \rVert)",
+            "Each tensor on its own, as Keras' clipnorm.",
+            (_MAX_NORM,),
+            {"max_norm": REQUIRED},
+            _clip_by_norm,
+        ),
+        Transform(
+            "clip_by_global_norm",
+            "Clip by global norm",
+            r"g \leftarrow g \min(1, c / N), \quad N = \sqrt{\textstyle\sum_k \lVert g_k \rVert^2}",
+            "All tensors by one factor, so that the direction stays (Pascanu et al. 2013, arXiv:1211.5063). torch adds "
+            "1e-6 to the norm; optax and Keras leave a smaller gradient untouched.",
+            (
+                _MAX_NORM,
+                Hyperparameter("formula", "Whose formula.", "choice", choices=("torch", "optax", "keras")),
+            ),
+            {"max_norm": REQUIRED, "formula": "torch"},
+            _clip_by_global_norm,
+        ),
+    )
+}
+
+
+def parse_list(specifications: Any) -> tuple[Applied, ...]:
+    """The transforms of `[{"name": ..., ...}, ...]` in order; raises Invalid with a pointer into the list."""
+    if not isinstance(specifications, list):
+        raise Invalid('transforms must be a list of {"name": ..., ...}.', pointer="")
+    return tuple(_parse(item, f"/{i}") for i, item in enumerate(specifications))
+
+
+def _parse(specification: Any, pointer: str) -> Applied:
+    if not isinstance(specification, Mapping) or not isinstance(specification.get("name"), str):
+        raise Invalid('A transform is {"name": ..., ...}.', pointer=pointer)
+    name = specification["name"]
+    if name not in TRANSFORMS:
+        raise unknown("transform", name, list(TRANSFORMS), pointer=f"{pointer}/name")
+    transform = TRANSFORMS[name]
+    given = {key: value for key, value in specification.items() if key != "name"}
+    try:
+        arguments = fill(
+            given, transform.arguments, transform.defaults, owner=f"The transform {name}", scheduled=parse
+        )
+    except Invalid as error:
+        raise error.at(pointer) from None
+    return Applied(transform, arguments)
+
+
+def describe(transform: Transform) -> dict[str, Any]:
+    """The catalogue entry of a transform."""
+    return {
+        "name": transform.name,
+        "title": transform.title,
+        "summary": transform.summary,
+        "equation": transform.equation,
+        "arguments": {a.name: a.schema() for a in transform.arguments},
+        "defaults": {name: value for name, value in transform.defaults.items() if value is not REQUIRED},
+        "required": [name for name, value in transform.defaults.items() if value is REQUIRED],
+    }
