@@ -1,0 +1,3 @@
+"""Thalweg: an optimizer behind a URL. Open `main` first."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,66 @@
+"""The catalogue: optimizers, schedules, transforms."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.errors import NotFound, nearest
+from service.optim import catalogue, libraries, schedules, transforms
+from service.routes.bodies import answer, json_answer
+
+
+def router() -> APIRouter:
+    """The routes of /v1/optimizers, /v1/schedules and /v1/transforms."""
+    routes = APIRouter(tags=["catalogue"])
+    _family(
+        routes,
+        "optimizer",
+        catalogue.ALGORITHMS,
+        catalogue.summary,
+        lambda a: catalogue.describe(a, libraries.spellings_of(a.name)),
+    )
+    _family(routes, "schedule", schedules.SCHEDULES, _short, schedules.describe)
+    _family(routes, "transform", transforms.TRANSFORMS, _short, transforms.describe)
+    return routes
+
+
+def _short(member: Any) -> dict[str, Any]:
+    return {"name": member.name, "title": member.title, "summary": member.summary}
+
+
+def _family(
+    routes: APIRouter,
+    kind: str,
+    members: Mapping[str, Any],
+    short: Callable[[Any], dict[str, Any]],
+    describe: Callable[[Any], dict[str, Any]],
+) -> None:
+    """A list and an entry for one family of the catalogue."""
+    first = next(iter(members.values()))
+    items = [short(member) for member in members.values()]
+
+    async def listing(request: Request) -> Response:
+        return answer(request, {"items": items})
+
+    async def entry(name: str, request: Request) -> Response:
+        if name not in members:
+            raise NotFound(
+                f"There is no {kind} {name[:80]!r}{nearest(name, list(members))} There are: {', '.join(members)}."
+            )
+        return answer(request, describe(members[name]))
+
+    routes.add_api_route(
+        f"/v1/{kind}s",
+        listing,
+        operation_id=f"list{kind.title()}s",
+        summary=f"List the {kind}s",
+        responses={200: json_answer(f"All {kind}s.", {"items": [short(first)]})},
+    )
+    routes.add_api_route(
+        f"/v1/{kind}s/{{name}}",
+        entry,
+        operation_id=f"get{kind.title()}",
+        summary=f"Read one {kind}",
+        responses={200: json_answer(f"The {kind}.", describe(first))},
+    )

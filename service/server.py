@@ -1,0 +1,122 @@
+"""uvicorn, with what it lacks: a bound on the header section, and problem+json for what never reaches the app."""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import HeadersTooLarge, ThalwegError
+from service.settings import Settings
+from service.shell import problem_messages
+
+KEEP_ALIVE_SECONDS = 75  # above the 60 s after which common load balancers drop an idle connection
+
+
+class Malformed(ThalwegError):
+    """Bytes that are no HTTP request."""
+
+    status, code, title = 400, "malformed-request", "Malformed request"
+
+
+class _HeaderLimitError(Exception):
+    """Raised inside the parser, so that it stops."""
+
+
+def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
+    """The HTTP protocol for this bound; uvicorn makes one instance a connection."""
+
+    class Protocol(HttpToolsProtocol):
+        """httptools keeps a header of any size; this counts what comes before the body."""
+
+        _in_headers = True
+        _header_bytes = 0
+        _too_large = False
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_headers:
+                self._header_bytes += len(data)
+            super().data_received(data)
+            if self._in_headers and self._header_bytes > max_header_bytes and not self.transport.is_closing():
+                self._too_large = True
+                self.send_400_response("")
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            super().on_header(name, value)
+            if sum(len(n) + len(v) + 4 for n, v in self.headers[-2:]) > max_header_bytes or len(self.headers) > 1000:
+                self._too_large = True
+                raise _HeaderLimitError
+
+        def on_headers_complete(self) -> None:
+            self._in_headers = False
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._in_headers, self._header_bytes = True, 0
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            error: ThalwegError = Malformed("The bytes sent are no HTTP/1.1 request; use an HTTP client.")
+            if self._too_large:
+                error = HeadersTooLarge(f"The header fields are more than the {max_header_bytes} bytes that are read.")
+            self.transport.write(_raw(error))
+            self.transport.close()
+
+    return Protocol
+
+
+def _raw(error: ThalwegError) -> bytes:
+    """An answer as bytes, for where there is no application to give it."""
+    request_id = f"{random.getrandbits(64):016x}"
+    start, body = problem_messages(error, request_id)
+    fields = [*start["headers"], (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    head = f"HTTP/1.1 {error.status} {error.title}\r\n".encode()
+    content: bytes = body["body"]
+    return head + b"".join(name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n" + content
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            print(_greeting(self.config.host, port), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _greeting(host: str, port: int) -> str:
+    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+    create = '{"optimizer":{"name":"adam","learning_rate":0.1},"params":[3,6],"id":"first"}'
+    step = '{"gradients":[6,12],"step":1}'
+    json = "-H content-type:application/json"
+    return (
+        f"Thalweg listens on {url} . Try, in another window (or open {url}/docs):\n"
+        f"  curl -s {url}/v1/sessions {json} -d '{create}'\n"
+        f"  curl -s {url}/v1/sessions/first/steps {json} -d '{step}'"
+    )
+
+
+def serve(app: ASGIApp, settings: Settings) -> bool:
+    """Run until a signal comes; whether the service started at all."""
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_level": settings.log_level if settings.log_level != "info" else "warning",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "http": protocol(settings.max_header_bytes),
+        "ws": "none",
+        "lifespan": "on",
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": settings.shutdown_seconds,
+    }
+    server = _Server(uvicorn.Config(app, **options))
+    server.run()
+    return server.started

@@ -1,0 +1,111 @@
+"""A step worked out: pure functions from a session and a gradient to what would be written and answered."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from service.errors import NonFinite, Place
+from service.optim.optimizer import State
+from service.optim.tensors import BLOCK, Array, Layout, all_finite, norm
+from service.sessions import log
+from service.sessions.session import Session
+from service.wire.trees import Flat, check_finite, place_of
+
+_METRICS = ("step", "time", "learning_rate", "loss", "gradient_norm", "update_norm", "skipped", "zeroed")
+
+
+class Computed(NamedTuple):
+    """A step worked out but not yet taken; `updates` is flat, (size,)."""
+
+    state: State
+    updates: Array
+    event: dict[str, Any]
+
+
+def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
+    """The session's policy for numbers that are not finite, and what it did; they never reach the state.
+
+    Raises NonFinite where the policy is to reject them.
+    """
+    with np.errstate(all="ignore"):
+        if math.isfinite(np.add.reduce(flat.values)):  # no NaN and no infinity goes into a finite sum
+            return flat, {}
+    policy = session.head["non_finite"]
+    finite = np.isfinite(flat.values)
+    if finite.all():
+        return flat, {}
+    if policy == "reject":
+        check_finite(flat.values, session.layout, "/gradients")
+    values = np.where(finite, flat.values, session.layout.dtype.type(0))
+    handled: dict[str, Any] = {"skipped": True} if policy == "skip" else {"zeroed": int((~finite).sum())}
+    return Flat(values, flat.absent), handled
+
+
+def compute(session: Session, flat: Flat, loss: float | None, handled: dict[str, Any], now: float) -> Computed:
+    """The session's next step on a finite gradient; changes nothing. Raises NonFinite where it would overflow."""
+    before = session.state
+    with np.errstate(all="ignore"):
+        if "skipped" in handled:
+            rate = session.optimizer.specification.at(before.step).get("learning_rate", 1.0)
+            after = before
+        else:
+            after, rate = session.optimizer.step(before, flat.values, flat.absent)
+        updates = after.params - before.params
+        gradient_norm, update_norm = length(flat.values), length(updates)
+        _check(session.layout, after, gradient_norm, update_norm)
+    event = {
+        "kind": "step",
+        "step": session.step + 1,
+        "time": now,
+        "digest": log.step_digest(flat.values, flat.absent, loss),
+        "learning_rate": rate,
+        "gradient_norm": gradient_norm,
+        "update_norm": update_norm,
+        **handled,
+    }
+    if loss is not None:
+        event["loss"] = loss
+    if flat.absent:
+        event["absent"] = flat.absent
+    return Computed(after, updates, event)
+
+
+def length(flat: Array) -> float:
+    """Euclidean norm, as `norm` has it; the common case of a few doubles in the middle of the range goes fast."""
+    if flat.size < BLOCK and flat.dtype == np.float64:
+        total = float(np.add.reduce(flat * flat))
+        if 0.0 < total < math.inf:
+            return math.sqrt(total)
+    return norm(flat)
+
+
+def metrics(event: dict[str, Any]) -> dict[str, Any]:
+    """What the history tells of a step."""
+    return {key: event[key] for key in _METRICS if key in event}
+
+
+def _check(layout: Layout, state: State, gradient_norm: float, update_norm: float) -> None:
+    """Raises NonFinite when a step would leave a number in the state that is not finite.
+
+    A finite norm of the updates means finite parameters; the slots hold squares and are looked at themselves.
+    """
+    if not math.isfinite(gradient_norm):
+        raise NonFinite(
+            "The gradient's norm is past the range of a double; scale the gradient down.", pointer="/gradients"
+        )
+    if math.isfinite(update_norm) and all(math.isfinite(np.add.reduce(slot)) for slot in state.slots):
+        return
+    if math.isfinite(update_norm) and all_finite(*state.slots):  # finite numbers whose sum is not
+        return
+    for array in (state.params, *state.slots):
+        bad = np.flatnonzero(~np.isfinite(array))
+        if bad.size:
+            raise NonFinite(
+                "This step would overflow the optimizer's state, so that it was not taken; send a smaller gradient or "
+                "lower the learning rate.",
+                places=[Place(place_of(int(bad[0]), layout, "/gradients"), "the state here would not be finite")],
+            )
+    raise NonFinite("This step is longer than a double can say; lower the learning rate.", pointer="/gradients")

@@ -1,0 +1,294 @@
+"""A store in one SQLite file, through apsw: write-ahead log, synchronous=FULL, one writer, commits grouped.
+
+Writes gather on the event loop; one thread takes all that have gathered, puts them into one transaction and answers
+them together after its single fsync. While it waits for the disk the next group gathers, so that the more sessions
+write at once, the less a step costs.
+
+One process owns a data directory: a lock on the file `lock` in it is held for the store's life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from service.stores.base import Erased, Head, Missing, Row, StoreError, Taken
+
+MINIMUM_SQLITE = (3, 51, 3)  # below it, a race when the write-ahead log restarts can corrupt the file
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE sessions (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, head BLOB);
+CREATE TABLE events (session INTEGER NOT NULL, number INTEGER NOT NULL, event BLOB NOT NULL, payload BLOB,
+                     PRIMARY KEY (session, number)) WITHOUT ROWID;
+CREATE TABLE snapshots (session INTEGER NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL,
+                        PRIMARY KEY (session, number)) WITHOUT ROWID;
+"""
+_KEY = "(SELECT key FROM sessions WHERE id = ? AND head IS NOT NULL)"
+_APPEND = f"INSERT INTO events VALUES ({_KEY}, ?, ?, ?)"
+
+
+class DataDirectoryInUse(StoreError):
+    """Another process owns the data directory."""
+
+
+class UnsuitableStore(StoreError):
+    """The file or the SQLite library is not one that this service can work with."""
+
+
+class _Job(NamedTuple):
+    write: Callable[[apsw.Connection], None]
+    future: asyncio.Future[None]
+
+
+class SQLiteStore:
+    """The file `thalweg.sqlite` in a directory; raises DataDirectoryInUse or UnsuitableStore when it cannot be had."""
+
+    def __init__(self, directory: Path) -> None:
+        if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < MINIMUM_SQLITE:
+            wanted = ".".join(map(str, MINIMUM_SQLITE))
+            raise UnsuitableStore(f"SQLite {apsw.sqlite_lib_version()} is too old; upgrade apsw to SQLite {wanted}.")
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _own(directory)
+        self._path = str(directory / "thalweg.sqlite")
+        self._readers = threading.local()
+        self._open_readers: list[apsw.Connection] = []
+        self._writer = _connect(self._path)
+        try:
+            _prepare(self._writer)
+        except BaseException:
+            self._writer.close()
+            os.close(self._lock)
+            raise
+        self._gathering: list[_Job] = []
+        self._writing = False
+        self._failed: BaseException | None = None
+        self._groups: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Job]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_forever, name="store", daemon=True)
+        self._thread.start()
+
+    # Writes
+
+    def create(self, session: str, head: bytes, snapshot: bytes) -> asyncio.Future[None]:
+        def write(db: apsw.Connection) -> None:
+            try:
+                db.execute("INSERT INTO sessions (id, head) VALUES (?, ?)", (session, head))
+            except apsw.ConstraintError:
+                _key(db, session)
+                raise Taken(session) from None
+            db.execute("INSERT INTO snapshots VALUES (?, 0, ?)", (db.last_insert_rowid(), snapshot))
+
+        return self._submit(write)
+
+    def append(self, session: str, number: int, event: bytes, payload: bytes) -> asyncio.Future[None]:
+        def write(db: apsw.Connection) -> None:
+            try:
+                db.execute(_APPEND, (session, number, event, payload))
+            except apsw.ConstraintError:
+                _key(db, session)
+                raise Taken(f"{session}/{number}") from None
+
+        return self._submit(write)
+
+    def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> asyncio.Future[None]:
+        def write(db: apsw.Connection) -> None:
+            key = _key(db, session)
+            db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (key, number, snapshot))
+            db.execute("DELETE FROM snapshots WHERE session = ? AND number < ?", (key, forget))
+            db.execute(
+                "UPDATE events SET payload = NULL WHERE session = ? AND number <= ? AND payload IS NOT NULL",
+                (key, forget),
+            )
+
+        return self._submit(write)
+
+    def replace_head(self, session: str, head: bytes) -> asyncio.Future[None]:
+        def write(db: apsw.Connection) -> None:
+            db.execute("UPDATE sessions SET head = ? WHERE key = ?", (head, _key(db, session)))
+
+        return self._submit(write)
+
+    def erase(self, session: str) -> asyncio.Future[None]:
+        def write(db: apsw.Connection) -> None:
+            key = _key(db, session)
+            db.execute("DELETE FROM events WHERE session = ?", (key,))
+            db.execute("DELETE FROM snapshots WHERE session = ?", (key,))
+            db.execute("UPDATE sessions SET head = NULL WHERE key = ?", (key,))
+
+        return self._submit(write)
+
+    # Reads
+
+    def head(self, session: str) -> bytes:
+        row = self._one("SELECT head FROM sessions WHERE id = ?", (session,))
+        if row is None:
+            raise Missing(session)
+        if row[0] is None:
+            raise Erased(session)
+        head: bytes = row[0]
+        return head
+
+    def heads(self, before: int | None, limit: int) -> list[Head]:
+        sql = "SELECT key, id, head FROM sessions WHERE key < ? AND head IS NOT NULL ORDER BY key DESC LIMIT ?"
+        newest = (1 << 62) if before is None else before
+        return [Head(*row) for row in self._reader().execute(sql, (newest, limit))]
+
+    def rows(self, session: str, after: int, limit: int) -> list[Row]:
+        sql = f"SELECT number, event, payload FROM events WHERE session = {_KEY} AND number > ? ORDER BY number LIMIT ?"
+        return [Row(*row) for row in self._reader().execute(sql, (session, after, limit))]
+
+    def last(self, session: str) -> Row | None:
+        sql = f"SELECT number, event, NULL FROM events WHERE session = {_KEY} ORDER BY number DESC LIMIT 1"
+        row = self._one(sql, (session,))
+        return Row(*row) if row else None
+
+    def snapshot(self, session: str, at_most: int) -> tuple[int, bytes] | None:
+        sql = f"SELECT number, state FROM snapshots WHERE session = {_KEY} AND number <= ? ORDER BY number DESC LIMIT 1"
+        found: tuple[int, bytes] | None = self._one(sql, (session, at_most))
+        return found
+
+    def first_snapshot(self, session: str) -> int | None:
+        row = self._one(f"SELECT min(number) FROM snapshots WHERE session = {_KEY}", (session,))
+        number: int | None = row[0]
+        return number
+
+    def count(self) -> int:
+        row = self._one("SELECT count(*) FROM sessions WHERE head IS NOT NULL", ())
+        return int(row[0]) if row else 0
+
+    def writable(self) -> bool:
+        return self._failed is None and self._thread.is_alive()
+
+    def close(self) -> None:
+        self._groups.put(None)
+        self._thread.join()
+        for reader in self._open_readers:
+            reader.close()
+        self._writer.close()
+        os.close(self._lock)
+
+    # The writer
+
+    def _submit(self, write: Callable[[apsw.Connection], None]) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._gathering.append(_Job(write, future))
+        if not self._writing:
+            self._writing = True
+            loop.call_soon(self._hand_over, loop)
+        return future
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give all that has gathered to the writing thread."""
+        group, self._gathering = self._gathering, []
+        self._groups.put((loop, group))
+
+    def _write_forever(self) -> None:
+        while (item := self._groups.get()) is not None:
+            loop, group = item
+            outcomes = self._write(group)
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+                loop.call_soon_threadsafe(self._answer, loop, group, outcomes)
+
+    def _write(self, group: list[_Job]) -> list[BaseException | None]:
+        """One transaction; a job that is refused undoes nothing of its neighbours'."""
+        db = self._writer
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            outcomes = [_attempt(job.write, db) for job in group]
+            db.execute("COMMIT")
+        except Exception as error:  # disk full, input/output error: nobody may be told that it is written
+            with contextlib.suppress(apsw.Error):
+                db.execute("ROLLBACK")
+            self._failed = error
+            return [error] * len(group)
+        self._failed = None
+        return outcomes
+
+    def _answer(self, loop: asyncio.AbstractEventLoop, group: list[_Job], outcomes: list[BaseException | None]) -> None:
+        for job, outcome in zip(group, outcomes, strict=True):
+            if job.future.done():  # the request was cancelled; what it wrote stays written
+                continue
+            if outcome is None:
+                job.future.set_result(None)
+            else:
+                job.future.set_exception(outcome)
+        if self._gathering:
+            loop.call_soon(self._hand_over, loop)
+        else:
+            self._writing = False
+
+    # Connections
+
+    def _reader(self) -> apsw.Connection:
+        """This thread's own connection for reading."""
+        reader: apsw.Connection | None = getattr(self._readers, "connection", None)
+        if reader is None:
+            reader = self._readers.connection = _connect(self._path)
+            reader.execute("PRAGMA query_only = ON")
+            self._open_readers.append(reader)
+        return reader
+
+    def _one(self, sql: str, arguments: tuple[Any, ...]) -> Any:
+        rows = self._reader().execute(sql, arguments).fetchall()  # to the end: an open cursor would pin the log
+        return rows[0] if rows else None
+
+
+def _attempt(write: Callable[[apsw.Connection], None], db: apsw.Connection) -> BaseException | None:
+    try:
+        write(db)
+    except StoreError as refusal:
+        return refusal
+    return None
+
+
+def _key(db: apsw.Connection, session: str) -> int:
+    """The session's number; raises Missing or Erased."""
+    rows: list[Any] = db.execute("SELECT key, head IS NULL FROM sessions WHERE id = ?", (session,)).fetchall()
+    if not rows:
+        raise Missing(session)
+    if rows[0][1]:
+        raise Erased(session)
+    return int(rows[0][0])
+
+
+def _own(directory: Path) -> int:
+    """The file descriptor that holds the directory's lock."""
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise DataDirectoryInUse(
+            f"Another process is using the data directory {directory}; stop it, or give this one its own --data."
+        ) from None
+    return descriptor
+
+
+def _connect(path: str) -> apsw.Connection:
+    connection = apsw.Connection(path)
+    connection.set_busy_timeout(10_000)
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16000", "temp_store = MEMORY"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _prepare(db: apsw.Connection) -> None:
+    """Make the tables in a new file; refuse one of another version."""
+    version = db.pragma("user_version")
+    if version == 0 and not list(db.execute("SELECT 1 FROM sqlite_master")):
+        with db:
+            db.execute(SCHEMA)
+            db.pragma("user_version", SCHEMA_VERSION)
+    elif version != SCHEMA_VERSION:
+        raise UnsuitableStore(
+            f"The data file has format {version}, this service writes {SCHEMA_VERSION}; use the release that made it."
+        )
