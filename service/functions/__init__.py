@@ -1,0 +1,1 @@
+"""The family of benchmark functions; `catalogue.py` lists the members."""
