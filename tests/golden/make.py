@@ -1,0 +1,263 @@
+"""Run the real libraries on every case and record what they do.
+
+python tests/golden/make.py torch|optax|keras|all [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import (
+    FLIP_STEP,
+    KERAS,
+    LATE_ROW,
+    LATE_STEP,
+    NOISE,
+    OPTAX,
+    RECORDED,
+    SCALES,
+    SCHEDULE_STEPS,
+    SCHEDULES,
+    SEED,
+    SHAPES,
+    SIZE,
+    STEPS,
+    TORCH,
+    ZERO_ELEMENT,
+    ZERO_ROW,
+    ZERO_STEPS,
+    Case,
+    Schedule,
+    fingerprint,
+)
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+Array = NDArray[np.float64]
+Tensors = dict[str, Array]
+Gradients = dict[str, Array | None]  # None: the tensor has no gradient in this step
+
+DATA = Path(__file__).parent / "data"
+PACKAGES = {"torch": ("torch",), "optax": ("jax", "jaxlib", "optax"), "keras": ("jax", "jaxlib", "keras")}
+
+
+def make_inputs() -> tuple[Tensors, Tensors]:
+    """The initial parameters, and the gradients of all steps at scale 1, stacked along the first axis."""
+    random = np.random.default_rng(SEED)
+    initial, gradients = {}, {}
+    for name, shape in SHAPES.items():
+        initial[name] = np.asarray(random.normal(size=shape))
+        mean = random.uniform(0.5, 1.5, size=shape) * random.choice([-1.0, 1.0], size=shape)
+        gradients[name] = mean + NOISE * random.normal(size=(STEPS, *shape))
+    gradients["w"][:, ZERO_ROW] = 0.0
+    gradients["w"][: LATE_STEP - 1, LATE_ROW] = 0.0
+    gradients["b"][FLIP_STEP - 1 :] *= -1.0
+    for step in ZERO_STEPS:
+        gradients["w"][(step - 1, *ZERO_ELEMENT)] = 0.0
+    return initial, gradients
+
+
+def steps_of(case: Case, gradients: Tensors, scale: float) -> Iterator[Gradients]:
+    """The gradients of each step as the case sees them."""
+    for index in range(STEPS):
+        yield {
+            name: None if index + 1 in case.absent.get(name, ()) else np.asarray(scale * values[index])
+            for name, values in gradients.items()
+        }
+
+
+def resolve(path: str) -> Any:
+    """The object that a dotted path names."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def run_torch(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
+    """The single-tensor path, every scalar a double."""
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    parameters = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in initial.items()}
+    optimizer = resolve(case.like)(list(parameters.values()), foreach=False, **case.arguments)
+    scheduler = case.scheduler and resolve(case.scheduler[0])(optimizer, **case.scheduler[1])
+    for gradients in steps:
+        for name, gradient in gradients.items():
+            parameters[name].grad = None if gradient is None else torch.from_numpy(gradient)
+        if case.clip:
+            resolve(case.clip[0])(parameters.values(), foreach=False, **case.clip[1])
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+        yield {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+
+
+def use_jax() -> Any:
+    """jax in double precision, which must be said before its first import."""
+    os.environ |= {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+    import jax
+
+    return jax
+
+
+def run_optax(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
+    """One operation at a time, outside jit, so that nothing is fused."""
+    jax = use_jax()
+    import optax
+
+    arguments = dict(case.arguments)
+    if case.scheduler:
+        schedule = resolve(case.scheduler[0])(**case.scheduler[1])
+        # optax's own counter is int32, from which jax computes a learning rate in single precision.
+        arguments["learning_rate"] = lambda count: schedule(count.astype("float64"))
+    transform = resolve(case.like)(**arguments)
+    if case.clip:
+        transform = optax.chain(resolve(case.clip[0])(**case.clip[1]), transform)
+    parameters = jax.tree.map(jax.numpy.asarray, initial)
+    state = transform.init(parameters)
+    for gradients in steps:
+        updates, state = transform.update(jax.tree.map(jax.numpy.asarray, gradients), state, parameters)
+        parameters = optax.apply_updates(parameters, updates)
+        yield jax.tree.map(np.asarray, parameters)
+
+
+def run_keras(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
+    """On jax: Keras's NumPy backend rounds float64 to float32, its torch backend has update rules of its own."""
+    use_jax()
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+
+    keras.backend.set_floatx("float64")
+    arguments = dict(case.arguments)
+    if case.scheduler:
+        arguments["learning_rate"] = resolve(case.scheduler[0])(**case.scheduler[1])
+    optimizer = resolve(case.like)(**arguments)
+    variables = {name: keras.Variable(value, dtype="float64", name=name) for name, value in initial.items()}
+    optimizer.build(list(variables.values()))
+    for gradients in steps:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Gradients do not exist")
+            optimizer.apply([gradients[name] for name in variables], list(variables.values()))
+        yield {name: np.asarray(variable.value) for name, variable in variables.items()}
+
+
+def record(case: Case, run: Callable[..., Iterator[Tensors]], initial: Tensors, steps: Iterable[Gradients]) -> Array:
+    """The parameters after each of the RECORDED steps, one flat row a step."""
+    rows = []
+    for step, tensors in enumerate(run(case, initial, steps), 1):
+        kinds = {value.dtype for value in tensors.values()}
+        if kinds != {np.dtype(np.float64)}:
+            raise SystemExit(f"{case.id}: not float64 but {kinds}")
+        if step in RECORDED:
+            rows.append(np.concatenate([tensors[name].ravel() for name in SHAPES]))
+    table = np.stack(rows)
+    if table.shape != (len(RECORDED), SIZE) or not np.isfinite(table).all():
+        raise SystemExit(f"{case.id}: wrong shape or not finite")
+    return table
+
+
+def record_schedule(schedule: Schedule) -> Array:
+    """The learning rate that each of the first steps uses."""
+    import torch
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=schedule.lr)
+    scheduler = resolve(schedule.like)(optimizer, **schedule.arguments)
+    rates = []
+    for _ in range(SCHEDULE_STEPS):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return np.array(rates, dtype=np.float64)
+
+
+def pack(tensors: Tensors, rows: Iterable[Case | Schedule] = (), packages: Iterable[str] = ()) -> bytes:
+    """A safetensors file. One metadata key only: with several, the library writes them in any order."""
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in packages}
+    about = versions | {"cases": fingerprint(rows)}
+    return save(tensors, metadata={"made_from": json.dumps(about, sort_keys=True)})
+
+
+def make(libraries: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The name and the content of every file."""
+    initial, gradients = make_inputs()
+    inputs = {f"initial.{name}": value for name, value in initial.items()}
+    yield "inputs", pack(inputs | {f"gradient.{name}": value for name, value in gradients.items()})
+    runs = {"torch": (run_torch, TORCH), "optax": (run_optax, OPTAX), "keras": (run_keras, KERAS)}
+    for library in libraries:
+        run, cases = runs[library]
+        tables = {
+            case.key(scale): record(case, run, initial, steps_of(case, gradients, scale))
+            for case in cases
+            for scale in SCALES
+        }
+        yield library, pack(tables, cases, PACKAGES[library])
+        if library == "torch":
+            rates = {schedule.id: record_schedule(schedule) for schedule in SCHEDULES}
+            yield "schedules", pack(rates, SCHEDULES, PACKAGES[library])
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    size = int.from_bytes(content[:8], "little")
+    about: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    return about
+
+
+def differences(old: bytes, new: bytes) -> Iterator[str]:
+    """Why two files are not the same bytes."""
+    if metadata(old) != metadata(new):
+        yield f"made from {metadata(old)}, now {metadata(new)}"
+    before, after = load(old), load(new)
+    for key in sorted(before.keys() | after.keys()):
+        if key not in before or key not in after:
+            yield f"{key} is {'new' if key in after else 'gone'}"
+        elif before[key].shape != after[key].shape:
+            yield f"{key} has another shape"
+        elif not np.array_equal(before[key], after[key]):
+            yield f"{key} differs by at most {np.abs(before[key] - after[key]).max():.3g}"
+
+
+def check(path: Path, content: bytes) -> bool:
+    """Print how the file differs from the content, if it does."""
+    if not path.exists():
+        print(f"{path.name}: missing")
+        return False
+    old = path.read_bytes()
+    if old == content:
+        print(f"{path.name}: the same bytes")
+        return True
+    for difference in differences(old, content):
+        print(f"{path.name}: {difference}")
+    return False
+
+
+def main() -> int:
+    """Write the files, or compare with them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", choices=[*PACKAGES, "all"])
+    parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
+    options = parser.parse_args()
+    same = True
+    for name, content in make(PACKAGES if options.library == "all" else [options.library]):
+        path = DATA / f"{name}.safetensors"
+        if options.check:
+            same = check(path, content) and same
+        else:
+            DATA.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            print(f"{path.name}: {len(content)} bytes")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
