@@ -1,0 +1,52 @@
+# Everything sets itself up: Python 3.11+ and its package registry are all that a fresh machine needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8000
+
+.PHONY: run test check demo bench docs clean
+
+run: $(VENV)/.run
+	$(BIN)/thalweg serve --host 127.0.0.1 --port $(PORT) --data ./data
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy clients/python/src/thalweg
+
+demo: $(VENV)/.demo
+	$(BIN)/python clients/python/examples/digits.py $(ARGS)
+
+bench: $(VENV)/.test
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+docs: $(VENV)/.test
+	$(BIN)/python -m tests.docs.tables
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# One environment; each stamp is a set of extras in it.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,test]' --editable clients/python
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,test,check]' --editable clients/python
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,demo]' --editable clients/python
+	@touch $@
