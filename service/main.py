@@ -49,6 +49,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         description="An optimizer behind a URL: post gradients, get parameters. Exactly once, durable, exact.",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # else it asks the environment at each request
         exception_handlers={
             ThalwegError: _problem,
             HTTPException: _from_starlette,

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import nearest
 
 PREFIX = "THALWEG_"
+CLIENTS = {"THALWEG_URL"}  # read by clients, and often set on the same machine
 MiB = 1 << 20
 
 
@@ -57,7 +58,7 @@ def load(**given: object) -> Settings:
     known = list(Settings.model_fields)
     for name in os.environ:
         plain = name[len(PREFIX) :].lower()
-        if name.startswith(PREFIX) and plain not in known:
+        if name.startswith(PREFIX) and plain not in known and name not in CLIENTS:
             raise SettingsError(f"There is no setting {name}{nearest(plain, known)} Settings: {', '.join(known)}.")
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks them

@@ -22,6 +22,7 @@ from service.wire.trees import flatten, tree
 
 PATH = "/v1/sessions/{id}/steps"
 FIELDS = ("gradients", "step", "loss", "return")
+FORMS = (MEDIA_TYPE,)
 RETURNS = ("params", "updates", "none")
 METRICS = {
     "step": 42,
@@ -42,8 +43,8 @@ class TakeStep:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = scope["headers"]
-            body_form(headers, (MEDIA_TYPE,))
-            answer_form(headers, (MEDIA_TYPE,))
+            body_form(headers, FORMS)
+            answer_form(headers, FORMS)
             body = loads(await _read(receive))
             gradients, step, loss, returning = parse(body)
             stepped = await self._engine.step(
@@ -126,19 +127,19 @@ def router(engine: Engine) -> APIRouter:
     @routes.get(
         PATH,
         operation_id="listSteps",
-        responses={200: json_answer("Metrics, oldest first.", {"items": [METRICS], "next_after": 42})},
+        responses={200: json_answer("Metrics, oldest first.", {"items": [METRICS], "next_cursor": "42"})},
     )
     async def history(
         id: str,
         request: Request,
-        after: Annotated[int, Query(ge=0, description="Steps above this one.")] = 0,
+        after: Annotated[int, Query(ge=0, description="Steps above this one; next_cursor of the page before.")] = 0,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> Response:
         """Read the history: step, time, learning rate, loss, gradient and update norm."""
         items, following = engine.history(await engine.get(id), after, limit)
         page: dict[str, Any] = {"items": [_timed(item) for item in items]}
         if following is not None:
-            page["next_after"] = following
+            page["next_cursor"] = str(following)
         return answer(request, page)
 
     @routes.get(

@@ -12,12 +12,15 @@ Headers = Iterable[tuple[bytes, bytes]]
 def body_form(headers: Headers, read: Sequence[str]) -> str:
     """The media type of the request's body, one of those that are read here. Raises UnsupportedMediaType."""
     content_type = b""
-    for name, value in headers:
+    for name, value in headers:  # one pass: this is on the hot path
         if name == b"content-type":
             content_type = value
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedMediaType("Send the body without a Content-Encoding.")
-    found = content_type.split(b";", 1)[0].strip().lower().decode("latin-1")
+    found = content_type.decode("latin-1")
+    if found in read:
+        return found
+    found = found.split(";", 1)[0].strip().lower()
     if found in read:
         return found
     sent = f"{found[:80]!r}" if found else "nothing"
@@ -29,10 +32,10 @@ def answer_form(headers: Headers, offered: Sequence[str]) -> str:
 
     Raises NotAcceptable.
     """
-    accept = b",".join(value for name, value in headers if name == b"accept")
-    if not accept or accept == b"*/*":
+    accept = [value for name, value in headers if name == b"accept"]
+    if not accept or accept == [b"*/*"]:
         return offered[0]
-    ranges = [_parse_range(part) for part in accept.decode("latin-1").split(",") if part.strip()]
+    ranges = [_parse_range(part) for part in b",".join(accept).decode("latin-1").split(",") if part.strip()]
     best, quality = "", 0.0
     for form in offered:
         # the most specific range that matches says how much the form is liked (RFC 9110, 12.5.1)
