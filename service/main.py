@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from service import __version__
 from service import settings as configuration
 from service.errors import MethodNotAllowed, NotFound, ThalwegError
-from service.routes import bodies, health, openapi, optimizers, sessions, steps
+from service.routes import bodies, docs, health, openapi, optimizers, sessions, steps
 from service.sessions.engine import Engine
 from service.settings import Settings
 from service.shell import PROBLEM, Shell
@@ -49,6 +49,8 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         description="An optimizer behind a URL: post gradients, get parameters. Exactly once, durable, exact.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's page is fetched from elsewhere; ours is not
+        redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # else it asks the environment at each request
         exception_handlers={
             ThalwegError: _problem,
@@ -65,6 +67,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         health.router(store, settings),
     ):
         app.include_router(router)
+    app.include_router(docs.router(app))
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way to do it
     return Shell(app, settings)
 

@@ -90,5 +90,10 @@ def test_docs_are_served() -> None:
             served = await client.get("/openapi.json")
             assert served.json() == DOCUMENT
             assert DOCUMENT["openapi"].startswith("3.1")
+            page = (await client.get("/docs")).text
+            for path, _, operation in OPERATIONS:
+                assert path in page
+                assert operation["operationId"] in page
+            assert not re.search(r"<script|<link|@import|url\(", page)  # nothing is fetched
 
     asyncio.run(run())
