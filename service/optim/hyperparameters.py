@@ -11,6 +11,8 @@ from service.errors import Invalid, nearest
 
 Kind = Literal["number", "integer", "boolean", "choice", "integers"]
 
+LARGEST_WHOLE = 2**53 - 1  # what a double, and so every JSON reader, still holds exactly
+
 
 class _Required:
     """The default of a hyperparameter that has none."""
@@ -39,6 +41,11 @@ class Hyperparameter:
     choices: tuple[str, ...] = ()
     schedulable: bool = True
 
+    @property
+    def highest(self) -> float:
+        """The largest value taken; whole numbers have one always."""
+        return min(self.high, LARGEST_WHOLE) if self.kind in ("integer", "integers") else self.high
+
     def check(self, value: Any, pointer: str = "") -> Any:
         """The value in its own type; raises Invalid with the pointer when it is of the wrong type or out of range."""
         if self.kind == "boolean":
@@ -58,14 +65,11 @@ class Hyperparameter:
     def _number(self, value: Any, pointer: str, *, whole: bool) -> float | int:
         kind = "a whole number" if whole else "a finite number"
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise Invalid(f"{self.name} must be {kind}.", pointer=pointer)
-        if whole and not (isinstance(value, int) or value.is_integer()):
-            raise Invalid(f"{self.name} must be {kind}.", pointer=pointer)
-        number = int(value) if whole else float(value)
-        inside = self.low <= number <= self.high and self.above < number < self.below
-        if not math.isfinite(number) or not inside:
             raise Invalid(f"{self.name} must be {kind}{self._range_in_words()}.", pointer=pointer)
-        return number
+        inside = self.low <= value <= self.highest and self.above < value < self.below
+        if not inside or not _finite(value) or (whole and value != int(value)):
+            raise Invalid(f"{self.name} must be {kind}{self._range_in_words()}.", pointer=pointer)
+        return int(value) if whole else float(value)
 
     def _range_in_words(self) -> str:
         words = [
@@ -73,7 +77,7 @@ class Hyperparameter:
             for text, bound in (
                 ("at least", self.low),
                 ("above", self.above),
-                ("at most", self.high),
+                ("at most", self.highest),
                 ("below", self.below),
             )
             if math.isfinite(bound)
@@ -91,7 +95,7 @@ class Hyperparameter:
             for key, bound in (
                 ("minimum", self.low),
                 ("exclusiveMinimum", self.above),
-                ("maximum", self.high),
+                ("maximum", self.highest),
                 ("exclusiveMaximum", self.below),
             )
             if math.isfinite(bound)
@@ -100,6 +104,13 @@ class Hyperparameter:
             items = {"type": "integer", **bounds}
             return {"type": "array", "items": items, "minItems": 1, "description": self.meaning}
         return {"type": self.kind, **bounds, "description": self.meaning}
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond the largest double
+        return False
 
 
 def _short(number: float) -> float | int:

@@ -8,6 +8,7 @@ until a background thread has the loop ready: compile time never lands on a step
 from __future__ import annotations
 
 import importlib.util
+import logging
 import threading
 from collections.abc import Callable
 from types import FunctionType
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.optim.rule import Rule, where
+from service.optim.rule import Rule, divide, where
 from service.optim.tensors import Array
 
-THRESHOLD = 8_192  # elements; below it the loop saves less than 20 microseconds a step
+THRESHOLD = 8_192  # elements; below it the loop saves Adam less than 20 microseconds a step
 
 AVAILABLE = importlib.util.find_spec("numba") is not None
 
@@ -52,34 +53,34 @@ def update(
     return run_numpy(rule, p, g, slots, c, before)
 
 
+@np.errstate(all="ignore")
 def run_numpy(
     rule: Rule, p: Array, g: Array, slots: tuple[Array, ...], c: Any, before: Decay | None = None
 ) -> tuple[Array, ...]:
     """The rule on whole arrays."""
-    with np.errstate(all="ignore"):
-        c = cast(c, p.dtype)
-        if before is not None:
-            p, g = decay(p, g, cast(before, p.dtype))
-        result: tuple[Array, ...] = rule.update(p, g, *slots, c)
+    c = cast(c, p.dtype)
+    if before is not None:
+        p, g = decay(p, g, cast(before, p.dtype))
+    result: tuple[Array, ...] = rule.update(p, g, *slots, c)
     return result
 
 
+@np.errstate(all="ignore")
 def run_compiled(
     loop: Any, p: Array, g: Array, slots: tuple[Array, ...], c: Any, before: Decay | None = None
 ) -> tuple[Array, ...]:
     """The rule as a fused loop made by `compiled`."""
-    with np.errstate(all="ignore"):
-        scalars = cast(c, p.dtype) if before is None else (cast(before, p.dtype), cast(c, p.dtype))
-    out = tuple(np.empty_like(p) for _ in range(1 + len(slots)))
-    loop(p, g, *slots, scalars, *out)
+    scalars = cast(c, p.dtype) if before is None else (cast(before, p.dtype), cast(c, p.dtype))
+    out = tuple(np.empty(p.size, p.dtype) for _ in range(1 + len(slots)))
+    loop(*map(np.ascontiguousarray, (p, g, *slots)), scalars, *out)
     return out
 
 
 def cast(c: Any, dtype: np.dtype[Any]) -> Any:
     """The scalars in the arrays' type; doubles are in it already."""
-    if dtype == np.float64:
+    if dtype.char == "d":
         return c
-    return type(c)(*(dtype.type(value) for value in c))
+    return c._make(np.array(c, dtype))
 
 
 _ready: dict[tuple[Callable[..., Any], str, bool], Any] = {}
@@ -87,36 +88,38 @@ _underway: set[tuple[Callable[..., Any], str, bool]] = set()
 _lock = threading.Lock()
 
 
-def compiled(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: type) -> Any:
+def compiled(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> Any:
     """The fused loop of a rule for one dtype, made now if it is not there yet; needs numba."""
     key = (rule.update, dtype.char, decaying)
     with _lock:
-        loop = _ready.get(key)
-        if loop is None:
-            loop = _compile(rule, decaying)
-            one = np.ones(1, dtype)
-            c = cast(scalars(*(1.0 for _ in scalars._fields)), dtype)  # type: ignore[attr-defined]
-            arguments = (cast(Decay(1.0, 1.0, 0.0), dtype), c) if decaying else c
-            slots = len(rule.slots)
-            loop(one, one, *(one for _ in range(slots)), arguments, *(one.copy() for _ in range(slots + 1)))
-            _ready[key] = loop
-    return loop
+        if key not in _ready:
+            _ready[key] = _compile(rule, dtype, decaying, scalars)
+    return _ready[key]
 
 
-def _compile_in_background(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: type) -> None:
+def _compile_in_background(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> None:
+    """Start making the loop, once; a rule that cannot be compiled goes on in NumPy."""
+
+    def make() -> None:
+        try:
+            compiled(rule, dtype, decaying, scalars)
+        except Exception:
+            logging.getLogger(__name__).exception("cannot compile %s; it runs in NumPy", rule.update.__name__)
+
     key = (rule.update, dtype.char, decaying)
-    if key in _underway:
-        return
-    _underway.add(key)
-    threading.Thread(target=compiled, args=(rule, dtype, decaying, scalars), daemon=True, name="compile").start()
+    if key not in _underway:
+        _underway.add(key)
+        threading.Thread(target=make, daemon=True, name="compile").start()
 
 
-def _compile(rule: Rule, decaying: bool) -> Any:
+def _compile(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> Any:
     """One loop over elements that calls the rule; numba inlines it.
 
     The division checks are off (`error_model="numpy"`), which lets LLVM vectorise; fastmath and contraction would
-    change bits and stay off.
+    change bits and stay off. The types are fixed, so that no step ever meets a compile: inputs may be read-only views
+    at any byte of a request's body, and that costs nothing.
     """
+    import numba
     from numba import njit
 
     _register(rule.update)
@@ -128,17 +131,30 @@ def _compile(rule: Rule, decaying: bool) -> Any:
     if decaying:
         body = f"p_, g_ = before(p[i], g[i], c[0])\n        {targets} = rule(p_, g_, {state}c[1])"
     source = f"def loop({', '.join(['p', 'g', *slots, 'c', *outs])}):\n    for i in range(p.size):\n        {body}\n"
-    options = {"error_model": "numpy", "nogil": True}
+
+    types: Any = numba.types
+    element = numba.from_dtype(dtype)
+    read = types.Array(element, 1, "C", readonly=True, aligned=False)
+    written = types.Array(element, 1, "C")
+    c, before = (types.NamedUniTuple(element, len(t._fields), t) for t in (scalars, Decay))
+    scalar_types = types.Tuple((before, c)) if decaying else c
+    signature = (read, read, *(read for _ in slots), scalar_types, *(written for _ in outs))
+
+    options: Any = {"error_model": "numpy", "nogil": True}
     namespace: dict[str, Any] = {"rule": njit(**options)(rule.update), "before": njit(**options)(decay)}
     exec(source, namespace)
-    return njit(**options)(namespace["loop"])
+    return njit(signature, **options)(namespace["loop"])
 
 
+_COMPILED_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    where: lambda condition, x, y: lambda condition, x, y: x if condition else y,
+    divide: lambda x, y, zero: lambda x, y, zero: x / y if y != zero else zero,
+}
 _registered: set[Callable[..., Any]] = set()
 
 
 def _register(function: Callable[..., Any]) -> None:
-    """Teach numba the plain functions that a rule calls by name: `where` as a select, the others as they stand."""
+    """Teach numba the plain functions that a rule calls by name, as they stand or in their compiled forms."""
     from numba.extending import overload, register_jitable
 
     assert isinstance(function, FunctionType)
@@ -147,12 +163,8 @@ def _register(function: Callable[..., Any]) -> None:
         if not isinstance(part, FunctionType) or part in _registered:
             continue
         _registered.add(part)
-        if part is where:
-            overload(where)(lambda condition, x, y: _select)
+        if part in _COMPILED_FORMS:
+            overload(part)(_COMPILED_FORMS[part])
         else:
             _register(part)
             register_jitable(part)
-
-
-def _select(condition: Any, x: Any, y: Any) -> Any:
-    return x if condition else y

@@ -1,8 +1,9 @@
 """`like`: the class paths of torch, optax and Keras, with their own argument names.
 
 Each `Spelling` maps a library's class to an algorithm in that library's dialect. What an argument means is one of:
-a name (ours), a tuple of names (one for each item of a list), `SPEED` (accepted, changes no number), `Only` (accepted
-at the one value that means nothing special, refused otherwise with the reason), or `Clip` (becomes a transform).
+a name (ours), `OrNull` (a name, and null is the default), a tuple of names (one for each item of a list), `SPEED`
+(accepted, changes no number), `Only` (accepted at the one value that means nothing special, refused otherwise with the
+reason), or `Clip` (becomes a transform).
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ SPEED = _Speed()
 
 
 @dataclass(frozen=True)
+class OrNull:
+    """A hyperparameter (by our name) whose null is the library's spelling of its default."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Only:
     """An argument that may only have these values here; `reason` says why."""
 
@@ -39,7 +47,7 @@ class Clip:
     more: Mapping[str, Any]
 
 
-Target = str | tuple[str, ...] | _Speed | Only | Clip
+Target = str | OrNull | tuple[str, ...] | _Speed | Only | Clip
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Spelling:
 
 
 _DIFFERENTIABLE = Only((False,), "the service has no autograd graph to differentiate through")
-_TORCH = {
+_TORCH: dict[str, Target] = {
     "lr": "learning_rate",
     "weight_decay": "weight_decay",
     "maximize": "maximize",
@@ -63,10 +71,10 @@ _TORCH = {
     "fused": SPEED,
     "differentiable": _DIFFERENTIABLE,
 }
-_TORCH_ADAM = {**_TORCH, "betas": ("beta1", "beta2"), "eps": "epsilon", "amsgrad": "amsgrad"}
+_TORCH_ADAM: dict[str, Target] = {**_TORCH, "betas": ("beta1", "beta2"), "eps": "epsilon", "amsgrad": "amsgrad"}
 _DTYPE = Only((None,), "state has the session's dtype; create the session with dtype float32 or float64")
 _MASK = Only((None,), 'use groups instead: [{"match": "*.bias", "weight_decay": 0}]')
-_OPTAX_ADAM = {
+_OPTAX_ADAM: dict[str, Target] = {
     "learning_rate": "learning_rate",
     "b1": "beta1",
     "b2": "beta2",
@@ -75,9 +83,9 @@ _OPTAX_ADAM = {
     "mu_dtype": _DTYPE,
     "nesterov": Only((False,), "that is NAdam, which has no entry yet"),
 }
-_KERAS = {
+_KERAS: dict[str, Target] = {
     "learning_rate": "learning_rate",
-    "weight_decay": "weight_decay",
+    "weight_decay": OrNull("weight_decay"),
     "clipnorm": Clip("clip_by_norm", "max_norm", {}),
     "clipvalue": Clip("clip_by_value", "limit", {}),
     "global_clipnorm": Clip("clip_by_global_norm", "max_norm", {"formula": "keras"}),
@@ -88,7 +96,13 @@ _KERAS = {
     "gradient_accumulation_steps": Only((None, 1), "send the mean of the gradients instead"),
     "name": SPEED,
 }
-_KERAS_ADAM = {**_KERAS, "beta_1": "beta1", "beta_2": "beta2", "epsilon": "epsilon", "amsgrad": "amsgrad"}
+_KERAS_ADAM: dict[str, Target] = {
+    **_KERAS,
+    "beta_1": "beta1",
+    "beta_2": "beta2",
+    "epsilon": "epsilon",
+    "amsgrad": "amsgrad",
+}
 
 
 def _optax(path: str, algorithm: str, arguments: Mapping[str, Target], **fixed: Any) -> Spelling:
@@ -135,7 +149,7 @@ SPELLINGS: dict[str, Spelling] = {
             "sgd",
             {
                 "learning_rate": "learning_rate",
-                "momentum": "momentum",
+                "momentum": OrNull("momentum"),
                 "nesterov": "nesterov",
                 "accumulator_dtype": _DTYPE,
             },
@@ -170,13 +184,22 @@ SPELLINGS: dict[str, Spelling] = {
                 "initial_scale": "initial_accumulator_value",
                 "eps_in_sqrt": "epsilon_inside_root",
                 "centered": "centered",
-                "momentum": "momentum",
+                "momentum": OrNull("momentum"),
                 "nesterov": "nesterov",
                 "bias_correction": "bias_correction",
             },
         ),
         _optax("adam", "adam", _OPTAX_ADAM),
-        _optax("amsgrad", "adam", _without(_OPTAX_ADAM, "nesterov"), amsgrad=True),
+        _optax(
+            "amsgrad",
+            "adam",
+            {
+                **_without(_OPTAX_ADAM, "nesterov"),
+                "bias_correction_mu": "correct_first_moment",
+                "bias_correction_nu": "correct_second_moment",
+            },
+            amsgrad=True,
+        ),
         _optax("adamw", "adamw", {**_OPTAX_ADAM, "weight_decay": "weight_decay", "mask": _MASK}),
         _optax("adamax", "adamax", _without(_OPTAX_ADAM, "nesterov", "mu_dtype", "eps_root")),
         _optax(
@@ -196,7 +219,7 @@ SPELLINGS: dict[str, Spelling] = {
             {**_KERAS, "rho": "rho", "momentum": "momentum", "epsilon": "epsilon", "centered": "centered"},
         ),
         _keras("Adam", "adam", _KERAS_ADAM),
-        _keras("AdamW", "adamw", _KERAS_ADAM),
+        _keras("AdamW", "adamw", {**_KERAS_ADAM, "weight_decay": "weight_decay"}),
         _keras(
             "Adagrad",
             "adagrad",
@@ -210,12 +233,16 @@ SPELLINGS: dict[str, Spelling] = {
 
 @dataclass(frozen=True)
 class Translation:
-    """What a library's spelling says in our words; `pointers` maps our names to theirs, for error messages."""
+    """What a library's spelling says in our words.
+
+    `transforms` holds the specification of each by the pointer at the argument that asks for it; `pointers` maps our
+    names to the library's, for error messages.
+    """
 
     algorithm: str
     dialect: str
     values: dict[str, Any]
-    transforms: list[dict[str, Any]]
+    transforms: dict[str, dict[str, Any]]
     pointers: dict[str, str]
 
 
@@ -228,7 +255,7 @@ def translate(path: str, arguments: Mapping[str, Any]) -> Translation:
     if path not in SPELLINGS:
         raise unknown("library class", path, list(SPELLINGS), pointer="/like")
     spelling = SPELLINGS[path]
-    out = Translation(spelling.algorithm, spelling.dialect, dict(spelling.fixed), [], {})
+    out = Translation(spelling.algorithm, spelling.dialect, dict(spelling.fixed), {}, {})
     for name, value in arguments.items():
         if name not in spelling.arguments:
             listed = ", ".join(spelling.arguments)
@@ -237,18 +264,22 @@ def translate(path: str, arguments: Mapping[str, Any]) -> Translation:
                 pointer=f"/{escape(name)}",
             )
         _translate_argument(out, path, name, value, spelling.arguments[name])
+    if len(out.transforms) > 1:
+        clips = [name for name, target in spelling.arguments.items() if isinstance(target, Clip)]
+        raise Invalid(f"{path} takes only one of {', '.join(clips)}.", pointer=list(out.transforms)[-1])
     return out
 
 
 def _translate_argument(out: Translation, path: str, name: str, value: Any, target: Target) -> None:
     pointer = f"/{name}"
-    if isinstance(target, str):
-        if value is None and target == "weight_decay" or value is None and target == "momentum":
-            return  # the libraries' spelling of "none", which is the default
+    if isinstance(target, OrNull):
+        if value is not None:
+            _translate_argument(out, path, name, value, target.name)
+    elif isinstance(target, str):
         out.values[target] = value
         out.pointers[target] = pointer
     elif isinstance(target, tuple):
-        if not isinstance(value, list) or len(value) != len(target):
+        if not isinstance(value, list | tuple) or len(value) != len(target):
             raise Invalid(f"{path}'s {name} is a list of {len(target)} numbers.", pointer=pointer)
         for i, (ours, item) in enumerate(zip(target, value, strict=True)):
             out.values[ours] = item
@@ -258,7 +289,7 @@ def _translate_argument(out: Translation, path: str, name: str, value: Any, targ
             allowed = " or ".join("null" if v is None else str(v).lower() for v in target.values)
             raise Invalid(f"{path}'s {name} can only be {allowed} here: {target.reason}.", pointer=pointer)
     elif isinstance(target, Clip) and value is not None:
-        out.transforms.append({"name": target.transform, target.argument: value, **target.more})
+        out.transforms[pointer] = {"name": target.transform, target.argument: value, **target.more}
 
 
 def spellings_of(algorithm: str) -> list[dict[str, Any]]:

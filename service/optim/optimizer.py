@@ -12,8 +12,9 @@ on the parameters' shapes alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,17 +62,24 @@ class Specification:
     values: Mapping[str, Any]
     transforms: tuple[Applied, ...] = ()
 
-    @property
+    @cached_property
     def dialect(self) -> Dialect:
         return self.algorithm.dialects[self.dialect_name]
 
-    @property
+    @cached_property
     def rule(self) -> Rule:
         """The rule that the options choose."""
         return self.dialect.rule(self.values)
 
+    @cached_property
+    def scheduled(self) -> bool:
+        """Whether any hyperparameter changes from step to step."""
+        return any(isinstance(v, Schedule) for v in self.values.values())
+
     def at(self, n: int) -> Values:
         """The hyperparameters for step n + 1, schedules evaluated."""
+        if not self.scheduled:
+            return self.values
         return {k: v(n) if isinstance(v, Schedule) else v for k, v in self.values.items()}
 
     def as_json(self) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def resolve(specification: Any) -> Specification:
     dialect = given.pop("dialect", algorithm.default_dialect)
     if not isinstance(dialect, str):
         raise Invalid("dialect must be a string.", pointer="/dialect")
-    return _checked(algorithm, dialect, given, ())
+    return _checked(_filled(algorithm, dialect, given))
 
 
 def _resolve_like(given: dict[str, Any]) -> Specification:
@@ -104,12 +112,21 @@ def _resolve_like(given: dict[str, Any]) -> Specification:
     if "name" in given and not path.startswith("keras."):
         raise Invalid('Give "name" or "like", not both.', pointer="/name")
     translation = libraries.translate(path, given)
+    algorithm = catalogue.get(translation.algorithm)
+    transforms = tuple(_brought(pointer, asked) for pointer, asked in translation.transforms.items())
     try:
-        transforms = parse_list(translation.transforms)
-        return _checked(catalogue.get(translation.algorithm), translation.dialect, translation.values, transforms)
+        return _checked(_filled(algorithm, translation.dialect, translation.values, transforms))
     except Invalid as error:
         places = [p._replace(pointer=_back(p.pointer, translation.pointers)) for p in error.places]
         raise Invalid(error.detail, places=places) from None
+
+
+def _brought(pointer: str, specification: Mapping[str, Any]) -> Applied:
+    """The transform that the argument of a `like` at this pointer asks for."""
+    try:
+        return parse_list([specification])[0]
+    except Invalid as error:
+        raise Invalid(error.detail, pointer=pointer) from None
 
 
 def _back(pointer: str, pointers: Mapping[str, str]) -> str:
@@ -118,8 +135,13 @@ def _back(pointer: str, pointers: Mapping[str, str]) -> str:
     return pointers.get(first, f"/{first}") + slash + rest
 
 
-def _checked(
-    algorithm: Algorithm, dialect_name: str, given: Mapping[str, Any], transforms: tuple[Applied, ...]
+def _checked(spec: Specification) -> Specification:
+    spec.dialect.check(spec.values)
+    return spec
+
+
+def _filled(
+    algorithm: Algorithm, dialect_name: str, given: Mapping[str, Any], transforms: tuple[Applied, ...] = ()
 ) -> Specification:
     dialect = algorithm.dialect(dialect_name)
     values = fill(
@@ -129,7 +151,6 @@ def _checked(
         owner=f"{algorithm.name} in the dialect {dialect_name}",
         scheduled=parse,
     )
-    algorithm.check(values)
     return Specification(algorithm, dialect_name, values, transforms)
 
 
@@ -157,7 +178,7 @@ def parse_groups(groups: Any) -> tuple[Group, ...]:
 class Optimizer:
     """A specification bound to a layout; build one with `build`.
 
-    `members` holds, per distinct set of hyperparameters, the tensors that have it; the first is the ungrouped one.
+    `members` holds, per distinct set of hyperparameters, the indices of the tensors that have it.
     """
 
     specification: Specification
@@ -165,15 +186,21 @@ class Optimizer:
     transforms: tuple[Applied, ...]
     groups: tuple[Group, ...]
     members: tuple[tuple[Specification, tuple[int, ...]], ...]
-    rule: Rule = field(init=False)
-    decaying: bool = field(init=False)
-    constant: Values | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rule", self.specification.rule)
-        object.__setattr__(self, "decaying", any(_decays(spec) for spec, _ in self.members))
-        scheduled = any(isinstance(v, Schedule) for v in self.specification.values.values())
-        object.__setattr__(self, "constant", None if scheduled else self.specification.values)
+    @cached_property
+    def rule(self) -> Rule:
+        """The rule of all tensors; groups cannot change it."""
+        return self.specification.rule
+
+    @cached_property
+    def decaying(self) -> bool:
+        """Whether any tensor needs what comes before the rule; it then runs for all, so that one loop serves them."""
+        return any(_decays(spec) for spec, _ in self.members)
+
+    @cached_property
+    def common(self) -> Specification | None:
+        """The one set of hyperparameters that all tensors have, if there is one."""
+        return self.members[0][0] if len(self.members) == 1 else None
 
     def init(self, params: Array) -> State:
         """The state before the first step, on flat parameters of shape (layout.size,)."""
@@ -181,7 +208,7 @@ class Optimizer:
         for slot, name in zip(slots, self.rule.slots, strict=True):
             for spec, indices in self.members:
                 for i in indices if name in self.rule.initial else ():
-                    slot[self.layout.slices[i]] = spec.values[self.rule.initial[name]]
+                    slot[self.layout.slices[i]] = spec.values.get(self.rule.initial[name], 0.0)
         return State(0, params, slots, 0)
 
     def step(self, state: State, gradient: Array, absent: Sequence[int] = ()) -> Step:
@@ -190,20 +217,24 @@ class Optimizer:
         `gradient` is flat, (layout.size,), of the layout's dtype and finite; the tensors at the indices `absent` have
         no gradient and are left as they are. The result may hold infinities or NaN where numbers overflow.
         """
-        n, slices = state.step, self.layout.slices
-        if absent:
-            missing = set(absent)
-            slices = tuple(where for i, where in enumerate(slices) if i not in missing)
-        for transform in self.transforms:
-            gradient = transform(gradient, state.params, slices, n)
-        values = self.constant or self.specification.at(n)
-        if len(self.members) == 1 and not absent and isinstance(state.counts, int):
-            t = state.counts + 1 if self.specification.dialect.counter == "parameter" else n + 1
-            params, *slots = self._update(self.specification, values, t, state.params, gradient, state.slots)
-            new = State(n + 1, params, tuple(slots), state.counts + 1)
+        if self.transforms:
+            gradient = self._transformed(state, gradient, absent)
+        values = self.specification.at(state.step)
+        if self.common is None or absent or not isinstance(state.counts, int):
+            new = self._step_by_tensor(state, gradient, frozenset(absent))
         else:
-            new = self._step_by_tensor(state, gradient, absent)
+            mine = values if self.common is self.specification else self.common.at(state.step)
+            t = _time(self.common, state.counts, state.step)
+            params, *slots = self._update(self.common, mine, t, state.params, gradient, state.slots)
+            new = State(state.step + 1, params, tuple(slots), state.counts + 1)
         return Step(new, values.get("learning_rate", 1.0))
+
+    def _transformed(self, state: State, gradient: Array, absent: Sequence[int]) -> Array:
+        missing = frozenset(absent)
+        slices = tuple(where for i, where in enumerate(self.layout.slices) if i not in missing)
+        for transform in self.transforms:
+            gradient = transform(gradient, state.params, slices, state.step)
+        return gradient
 
     def _update(
         self, spec: Specification, values: Values, t: int, p: Array, g: Array, slots: tuple[Array, ...]
@@ -211,7 +242,7 @@ class Optimizer:
         decay = _decay(spec, values) if self.decaying else None
         return kernels.update(self.rule, p, g, slots, spec.dialect.scalars(values, t), decay)
 
-    def _step_by_tensor(self, state: State, gradient: Array, absent: Sequence[int]) -> State:
+    def _step_by_tensor(self, state: State, gradient: Array, absent: frozenset[int]) -> State:
         """The step where tensors differ in hyperparameters, in counts or in having a gradient at all."""
         size = len(self.layout.names)
         counts = [state.counts] * size if isinstance(state.counts, int) else list(state.counts)
@@ -221,8 +252,8 @@ class Optimizer:
             for i in indices:
                 if i in absent:
                     continue
-                t = counts[i] + 1 if spec.dialect.counter == "parameter" else state.step + 1
                 where = self.layout.slices[i]
+                t = _time(spec, counts[i], state.step)
                 old = tuple(slot[where] for slot in state.slots)
                 params[where], *rest = self._update(spec, values, t, state.params[where], gradient[where], old)
                 for slot, new in zip(slots, rest, strict=True):
@@ -240,9 +271,7 @@ class Optimizer:
         }
 
 
-def build(
-    specification: Any, layout: Layout, transforms: Any = (), groups: Any = ()
-) -> Optimizer:
+def build(specification: Any, layout: Layout, transforms: Any = (), groups: Any = ()) -> Optimizer:
     """An optimizer for tensors of this layout.
 
     Raises Invalid with pointers below /optimizer, /transforms and /groups. Transforms that a `like` brings come after
@@ -284,13 +313,18 @@ def _overridden(spec: Specification, groups: Sequence[Group], key: tuple[int, ..
     for k in key:
         given = {name: v for name, v in spec.as_json().items() if name not in ("name", "dialect")}
         try:
-            changed = _checked(spec.algorithm, spec.dialect_name, {**given, **groups[k].overrides}, spec.transforms)
+            changed = _filled(spec.algorithm, spec.dialect_name, {**given, **groups[k].overrides}, spec.transforms)
         except Invalid as error:
             raise error.at(f"/{k}") from None
         if changed.rule is not spec.rule:
             raise Invalid("A group cannot change which state is kept; give these options to all.", pointer=f"/{k}")
         spec = changed
     return spec
+
+
+def _time(spec: Specification, count: int, n: int) -> int:
+    """The t of the next step, from 1, of a tensor that took `count` steps in a session that took `n`."""
+    return (count if spec.dialect.counter == "parameter" else n) + 1
 
 
 def _decays(spec: Specification) -> bool:

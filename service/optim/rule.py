@@ -44,14 +44,17 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 def divide(x: Any, y: Any, zero: Any) -> Any:
     """`x / y`, and zero where `y` is zero: nothing was seen there yet, so there is nothing to move."""
-    return where(y > zero, x / y, zero)
+    quotient = x / y
+    if np.count_nonzero(y) == y.size:  # nearly always, and much cheaper than a select
+        return quotient
+    return where(y != zero, quotient, zero)
 
 
 @dataclass(frozen=True)
 class Rule:
     """An update function and the slots of state that it keeps, each of the parameters' shape.
 
-    `initial` maps a slot to the hyperparameter that it starts at; the others start at zero.
+    `initial` maps a slot to the hyperparameter that it starts at, where the dialect has it; the others start at zero.
     """
 
     update: Callable[..., Any]
@@ -70,6 +73,7 @@ class Dialect:
                   before the step ("decoupled"), or the same with `schedule_multiplier` for lr ("scheduled")
     counter       whose steps t counts: each parameter's own, or the session's (they differ only where a gradient
                   was null)
+    check         raises Invalid for values that contradict each other
     differs       in a sentence or two, how this form differs from the others
     known_bugs    what is wrong in the reference itself
     """
@@ -79,13 +83,14 @@ class Dialect:
     scalars: Callable[[Values, int], Any]
     decay: Decay = "none"
     counter: Literal["parameter", "session"] = "session"
+    check: Callable[[Values], None] = lambda values: None
     differs: str = ""
     known_bugs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A catalogue entry. `check` raises Invalid for values that contradict each other."""
+    """A catalogue entry."""
 
     name: str
     title: str
@@ -97,7 +102,6 @@ class Algorithm:
     dialects: Mapping[str, Dialect]
     kind: Kind = "elementwise"
     default_dialect: str = "torch"
-    check: Callable[[Values], None] = lambda values: None
 
     def dialect(self, name: str) -> Dialect:
         """The form of that name; raises Invalid that lists the ones there are."""
@@ -113,7 +117,9 @@ class Algorithm:
 LEARNING_RATE = Hyperparameter("learning_rate", "Step size α; each step is proportional to it.", low=0.0)
 MOMENTUM = Hyperparameter("momentum", "Share of the last step that is kept, μ.", low=0.0)
 NESTEROV = Hyperparameter("nesterov", "Look ahead: take the gradient's step after the momentum's.", "boolean")
-WEIGHT_DECAY = Hyperparameter("weight_decay", "Pull towards zero, λ; how it enters is a matter of the dialect.", low=0.0)
+WEIGHT_DECAY = Hyperparameter(
+    "weight_decay", "Pull towards zero, λ; how it enters is a matter of the dialect.", low=0.0
+)
 BETA1 = Hyperparameter("beta1", "Decay rate β₁ of the running mean of gradients.", low=0.0, below=1.0)
 BETA2 = Hyperparameter("beta2", "Decay rate β₂ of the running mean of squared gradients.", low=0.0, below=1.0)
 EPSILON = Hyperparameter("epsilon", "ε in the denominator; where it stands is a matter of the dialect.", low=0.0)

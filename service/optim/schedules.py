@@ -52,20 +52,36 @@ INITIAL = Hyperparameter("initial", "The value that the schedule starts from.")
 GAMMA = Hyperparameter("gamma", "What the value is multiplied by each time.", low=0.0)
 
 
+FAR = 2**53  # a count that no session reaches: what a monotone schedule comes to in the end
+
+
+def _geometric(a: Values, times: int) -> float:
+    """`initial` times gamma so many times; an infinity, not an exception, where that overflows."""
+    try:
+        return float(a["initial"] * a["gamma"] ** times)
+    except OverflowError:
+        return math.copysign(math.inf, a["initial"]) if a["initial"] else 0.0
+
+
+def _between(value: float, a: float, b: float) -> float:
+    """The value, held between the ends that rounding may pass."""
+    return max(min(a, b), min(max(a, b), value))
+
+
 def _constant(a: Values, n: int) -> float:
     return float(a["value"])
 
 
 def _step(a: Values, n: int) -> float:
-    return float(a["initial"] * a["gamma"] ** (n // a["step_size"]))
+    return _geometric(a, n // a["step_size"])
 
 
 def _multi_step(a: Values, n: int) -> float:
-    return float(a["initial"] * a["gamma"] ** bisect_right(a["milestones"], n))
+    return _geometric(a, bisect_right(a["milestones"], n))
 
 
 def _exponential(a: Values, n: int) -> float:
-    return float(a["initial"] * a["gamma"] ** n)
+    return _geometric(a, n)
 
 
 def _inverse_square_root(a: Values, n: int) -> float:
@@ -73,7 +89,13 @@ def _inverse_square_root(a: Values, n: int) -> float:
 
 
 def _cosine_annealing(a: Values, n: int) -> float:
-    return float(a["minimum"] + (a["initial"] - a["minimum"]) * (1.0 + math.cos(math.pi * n / a["t_max"])) / 2.0)
+    top, bottom = a["initial"], a["minimum"]
+    return _between(bottom + (top - bottom) * (1.0 + math.cos(math.pi * n / a["t_max"])) / 2.0, top, bottom)
+
+
+def _linear(a: Values, n: int) -> float:
+    share = min(n, a["steps"]) / a["steps"]
+    return _between(a["initial"] * (1.0 - share) + a["final"] * share, a["initial"], a["final"])
 
 
 def _linear_warmup(a: Values, n: int) -> float:
@@ -107,7 +129,7 @@ SCHEDULES: dict[str, Form] = {
         Form(
             "multi_step",
             "Decay at milestones",
-            r"\alpha_n = \alpha_0\, \gamma^{\#\{m \le n\}}",
+            r"\alpha_n = \alpha_0\, \gamma^{k_n}, \quad k_n = |\{m : m \leq n\}|",
             "Multiplied by gamma at each milestone, in force from that step on; torch's MultiStepLR.",
             "torch.optim.lr_scheduler.MultiStepLR",
             (INITIAL, Hyperparameter("milestones", "Counts of steps, ascending.", "integers", low=0), GAMMA),
@@ -137,7 +159,7 @@ SCHEDULES: dict[str, Form] = {
         Form(
             "cosine_annealing",
             "Cosine annealing",
-            r"\alpha_n = \alpha_{\min} + \tfrac12 (\alpha_0 - \alpha_{\min}) \left(1 + \cos(\pi n / T)\right)",
+            r"\alpha_n = \alpha_{\min} + \frac{1}{2} (\alpha_0 - \alpha_{\min}) (1 + \cos(\pi n / T))",
             "Half a cosine down to the minimum in t_max steps; like torch's CosineAnnealingLR it rises again after.",
             "I. Loshchilov and F. Hutter, SGDR, arXiv:1608.03983; torch.optim.lr_scheduler.CosineAnnealingLR",
             (
@@ -147,6 +169,21 @@ SCHEDULES: dict[str, Form] = {
             ),
             {"initial": REQUIRED, "t_max": REQUIRED, "minimum": 0.0},
             _cosine_annealing,
+        ),
+        Form(
+            "linear",
+            "Linear decay",
+            r"\alpha_n = \alpha_0 + (\alpha_N - \alpha_0) \min(n, N) / N",
+            "In a straight line from the one value to the other, and stays there; torch's LinearLR, optax's "
+            "linear_schedule.",
+            "torch.optim.lr_scheduler.LinearLR",
+            (
+                INITIAL,
+                Hyperparameter("final", "The value from step N on."),
+                Hyperparameter("steps", "N, the steps from the one to the other.", "integer", low=1),
+            ),
+            {"initial": REQUIRED, "final": 0.0, "steps": REQUIRED},
+            _linear,
         ),
         Form(
             "linear_warmup",
@@ -184,11 +221,13 @@ def parse(specification: Mapping[str, Any], target: Hyperparameter, pointer: str
         raise error.at(pointer) from None
     if name == "multi_step" and arguments["milestones"] != sorted(arguments["milestones"]):
         raise Invalid("milestones must ascend.", pointer=f"{pointer}/milestones")
-    for key in ("value", "initial", "peak", "minimum"):
+    for key in ("value", "initial", "final", "peak", "minimum"):
         if key in arguments:
             target.check(arguments[key], f"{pointer}/{key}")
     schedule = Schedule(form, arguments)
     target.check(schedule(0), pointer)
+    if schedule(FAR) > target.highest or (schedule(FAR) >= target.below < math.inf):
+        raise Invalid(f"This schedule leaves the range of {target.name}; take a gamma of at most 1.", pointer=pointer)
     return schedule
 
 

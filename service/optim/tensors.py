@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-DTYPES = {"float64": np.dtype("<f8"), "float32": np.dtype("<f4")}
-BLOCK = 1 << 15  # elements squared at a time when a norm is taken: fits the first-level cache
+DTYPES: dict[str, np.dtype[Any]] = {"float64": np.dtype("<f8"), "float32": np.dtype("<f4")}
+BLOCK = 1 << 15  # elements squared at a time when a norm is taken: fits the second-level cache
+SMALLEST_SQUARE = 1e-280  # below it, squares lose digits to underflow
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Layout:
     @cached_property
     def slices(self) -> tuple[slice, ...]:
         """Where each tensor lies in the flat array."""
-        ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes)]).tolist()
-        return tuple(slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True))
+        ends = accumulate((math.prod(shape) for shape in self.shapes), initial=0)
+        return tuple(slice(a, b) for a, b in pairwise(ends))
 
     @cached_property
     def size(self) -> int:
@@ -80,7 +82,7 @@ def norm(flat: Array, slices: Sequence[slice] | None = None) -> float:
     """
     parts = [flat] if slices is None else [flat[where] for where in slices]
     total = sum(_sum_of_squares(part, 1.0) for part in parts)
-    if total == 0.0 or math.isinf(total):
+    if total < SMALLEST_SQUARE or math.isinf(total):
         largest = max((float(np.abs(part).max()) for part in parts if part.size), default=0.0)
         if 0.0 < largest < math.inf:
             return largest * math.sqrt(sum(_sum_of_squares(part, largest) for part in parts))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import Invalid, unknown
+from service.errors import Invalid, NonFinite, unknown
 from service.optim.hyperparameters import REQUIRED, Hyperparameter, fill
 from service.optim.schedules import Schedule, parse
 from service.optim.tensors import Array, norm
@@ -44,9 +44,13 @@ class Applied:
     arguments: Mapping[str, Any]
 
     def __call__(self, g: Array, p: Array, slices: Sequence[slice], n: int) -> Array:
-        """The transformed gradient for step n + 1; the input is left as it is."""
+        """The transformed gradient for step n + 1; the input is left as it is.
+
+        Raises NonFinite when a norm that is to be clipped overflows.
+        """
         values = {k: v(n) if isinstance(v, Schedule) else v for k, v in self.arguments.items()}
-        return self.transform.apply(g, p, slices, values)
+        with np.errstate(all="ignore"):
+            return self.transform.apply(g, p, slices, values)
 
     def as_json(self) -> dict[str, Any]:
         """The resolved specification, which `parse_list` reads back."""
@@ -59,15 +63,18 @@ def _scalar(value: float, like: Array) -> Any:
 
 
 def _l1(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
-    return g + _scalar(a["strength"], g) * np.sign(p)
+    penalised: Array = g + _scalar(a["strength"], g) * np.sign(p)
+    return penalised
 
 
 def _l2(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
-    return g + _scalar(a["strength"], g) * p
+    penalised: Array = g + _scalar(a["strength"], g) * p
+    return penalised
 
 
 def _elastic_net(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
-    return g + (_scalar(a["l1"], g) * np.sign(p) + _scalar(a["l2"], g) * p)
+    penalised: Array = g + (_scalar(a["l1"], g) * np.sign(p) + _scalar(a["l2"], g) * p)
+    return penalised
 
 
 def _clip_by_value(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
@@ -75,22 +82,30 @@ def _clip_by_value(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Ar
     return np.clip(g, -limit, limit)
 
 
+def _finite_norm(g: Array, slices: Sequence[slice]) -> float:
+    size = norm(g, slices)
+    if math.isinf(size):
+        raise NonFinite("The gradient's norm overflows; scale the gradient down.", pointer="")
+    return size
+
+
 def _clip_by_norm(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
     out = g.copy()
     for where in slices:
-        size = norm(g[where])
+        size = _finite_norm(g, (where,))
         if size > a["max_norm"]:
             out[where] = g[where] * _scalar(a["max_norm"] / size, g)
     return out
 
 
 def _clip_by_global_norm(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
-    size = norm(g, slices)
-    if math.isinf(size):
-        raise Invalid("The gradient's global norm overflows; scale the gradient down.", pointer="")
+    size = _finite_norm(g, slices)
     if a["formula"] == "torch":
-        return g * _scalar(min(1.0, a["max_norm"] / (size + 1e-6)), g)
-    return g if size <= a["max_norm"] else g * _scalar(a["max_norm"] / size, g)
+        factor = min(1.0, a["max_norm"] / (size + 1e-6))
+    else:
+        factor = 1.0 if size <= a["max_norm"] else a["max_norm"] / size
+    clipped: Array = g * _scalar(factor, g)
+    return clipped
 
 
 _STRENGTH = Hyperparameter("strength", "λ, the weight of the penalty.", low=0.0)
@@ -141,7 +156,7 @@ TRANSFORMS: dict[str, Transform] = {
         Transform(
             "clip_by_norm",
             "Clip each tensor by norm",
-            r"g \leftarrow g \min(1, c / \lVert g \rVert)",
+            r"g \leftarrow g \min(1, c / \|g\|)",
             "Each tensor on its own, as Keras' clipnorm.",
             (_MAX_NORM,),
             {"max_norm": REQUIRED},
@@ -150,7 +165,7 @@ TRANSFORMS: dict[str, Transform] = {
         Transform(
             "clip_by_global_norm",
             "Clip by global norm",
-            r"g \leftarrow g \min(1, c / N), \quad N = \sqrt{\textstyle\sum_k \lVert g_k \rVert^2}",
+            r"g \leftarrow g \min(1, c / N), \quad N = \sqrt{\sum_k \|g_k\|^2}",
             "All tensors by one factor, so that the direction stays (Pascanu et al. 2013, arXiv:1211.5063). torch adds "
             "1e-6 to the norm; optax and Keras leave a smaller gradient untouched.",
             (
@@ -180,9 +195,7 @@ def _parse(specification: Any, pointer: str) -> Applied:
     transform = TRANSFORMS[name]
     given = {key: value for key, value in specification.items() if key != "name"}
     try:
-        arguments = fill(
-            given, transform.arguments, transform.defaults, owner=f"The transform {name}", scheduled=parse
-        )
+        arguments = fill(given, transform.arguments, transform.defaults, owner=f"The transform {name}", scheduled=parse)
     except Invalid as error:
         raise error.at(pointer) from None
     return Applied(transform, arguments)

@@ -88,9 +88,12 @@ def _choose_adamax(values: Values) -> Rule:
 
 
 def _corrections(values: Values, t: int) -> tuple[float, float]:
-    if values.get("bias_correction", True):
-        return 1.0 - values["beta1"] ** t, 1.0 - values["beta2"] ** t
-    return 1.0, 1.0
+    if not values.get("bias_correction", True):
+        return 1.0, 1.0
+    return (
+        1.0 - values["beta1"] ** t if values.get("correct_first_moment", True) else 1.0,
+        1.0 - values["beta2"] ** t if values.get("correct_second_moment", True) else 1.0,
+    )
 
 
 def _algorithm_1(values: Values, t: int) -> Scalars:
@@ -137,6 +140,12 @@ def _one_decay(values: Values) -> None:
         )
 
 
+CORRECT_FIRST = Hyperparameter(
+    "correct_first_moment", "False leaves the first moment out of the bias correction.", "boolean"
+)
+CORRECT_SECOND = Hyperparameter(
+    "correct_second_moment", "False leaves the second moment out of the bias correction.", "boolean"
+)
 AMSGRAD = Hyperparameter("amsgrad", "Use the largest second moment so far in the denominator.", "boolean")
 DECOUPLED = Hyperparameter(
     "decoupled_weight_decay", "Let weight decay act on the parameters (AdamW), not on the gradient.", "boolean"
@@ -157,6 +166,8 @@ _HYPERPARAMETERS = (
     EPSILON_ROOT,
     AMSGRAD,
     BIAS_CORRECTION,
+    CORRECT_FIRST,
+    CORRECT_SECOND,
     WEIGHT_DECAY,
     DECOUPLED,
     MAXIMIZE,
@@ -187,6 +198,7 @@ ADAM = Algorithm(
             _algorithm_1,
             decay="coupled",
             counter="parameter",
+            check=_one_decay,
             differs="Algorithm 1 of the paper; AMSGrad takes the maximum of the uncorrected second moment; weight "
             "decay is added to the gradient.",
         ),
@@ -198,6 +210,8 @@ ADAM = Algorithm(
                 "epsilon_root": 0.0,
                 "amsgrad": False,
                 "bias_correction": True,
+                "correct_first_moment": True,
+                "correct_second_moment": True,
             },
             _choose,
             _optax,
@@ -232,7 +246,6 @@ ADAM = Algorithm(
             differs="The two-line form with ε = 1e-7, as in Deep Learning from Scratch.",
         ),
     },
-    check=_one_decay,
 )
 
 ADAMW = Algorithm(

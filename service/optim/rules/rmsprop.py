@@ -18,7 +18,6 @@ from service.optim.rule import (
     Values,
     divide,
     maximum,
-    nesterov_needs_momentum,
     sqrt,
 )
 from service.optim.rules.adagrad import INITIAL_ACCUMULATOR
@@ -107,10 +106,7 @@ _RULES = {
 
 
 def _choose(values: Values) -> Rule:
-    if values.get("nesterov"):
-        form = "nesterov"
-    else:
-        form = "none" if values.get("momentum", 0.0) == 0.0 else "ball"
+    form = "none" if values.get("momentum", 0.0) == 0.0 else "nesterov" if values.get("nesterov") else "ball"
     return _RULES[bool(values.get("centered")), form]
 
 
@@ -201,7 +197,8 @@ RMSPROP = Algorithm(
             },
             _choose,
             _optax,
-            differs="ε inside the root unless told otherwise; the learning rate is inside the momentum buffer.",
+            differs="ε inside the root unless told otherwise; the learning rate is inside the momentum buffer; "
+            "nesterov without momentum changes nothing.",
         ),
         "keras": Dialect(
             {
@@ -230,7 +227,6 @@ RMSPROP = Algorithm(
             differs="ε = 1e-7 outside the root, as in Deep Learning from Scratch.",
         ),
     },
-    check=nesterov_needs_momentum,
 )
 
 ALGORITHMS = (RMSPROP,)

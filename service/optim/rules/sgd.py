@@ -55,9 +55,9 @@ _NESTEROV = Rule(nesterov, ("momentum_buffer",))
 
 
 def _choose(values: Values) -> Rule:
-    if values["nesterov"]:
-        return _NESTEROV
-    return _SGD if values["momentum"] == 0.0 else _HEAVY_BALL
+    if values["momentum"] == 0.0:
+        return _SGD
+    return _NESTEROV if values["nesterov"] else _HEAVY_BALL
 
 
 def _rate_outside(values: Values, t: int) -> Scalars:
@@ -83,6 +83,7 @@ def _dialects(momentum: float, nesterov: bool) -> dict[str, Dialect]:
             _rate_outside,
             decay="coupled",
             counter="parameter",
+            check=nesterov_needs_momentum,
             differs="The learning rate scales the buffer, so that changing it rescales the past; weight decay is "
             "added to the gradient; dampening spares the first step.",
         ),
@@ -90,7 +91,7 @@ def _dialects(momentum: float, nesterov: bool) -> dict[str, Dialect]:
             {"learning_rate": REQUIRED, **shape},
             _choose,
             _rate_outside,
-            differs="As torch, without dampening and weight decay.",
+            differs="As torch, without dampening and weight decay; nesterov without momentum is plain descent.",
         ),
         "keras": Dialect(
             {"learning_rate": 0.01, "weight_decay": 0.0, **shape},
@@ -98,12 +99,13 @@ def _dialects(momentum: float, nesterov: bool) -> dict[str, Dialect]:
             _rate_inside,
             decay="decoupled",
             differs="The learning rate is inside the velocity: after a change the past keeps its old rate. The buffer "
-            "has the opposite sign of torch's and is α times as large.",
+            "has the opposite sign of torch's and is α times as large. nesterov without momentum is plain descent.",
         ),
         "paper": Dialect(
             {"learning_rate": REQUIRED, **shape},
             _choose,
             _rate_inside,
+            check=nesterov_needs_momentum,
             differs="Sutskever et al. 2013: v ← μ v - α g, p ← p + v; Nesterov's form is written for the looked-ahead "
             "point, so that the gradient is taken at the parameters themselves.",
         ),
@@ -111,6 +113,7 @@ def _dialects(momentum: float, nesterov: bool) -> dict[str, Dialect]:
             {"learning_rate": 0.01, **shape},
             _choose,
             _rate_inside,
+            check=nesterov_needs_momentum,
             differs="v ← μ v - η g, p ← p + v, as in Deep Learning from Scratch.",
         ),
     }
@@ -127,7 +130,6 @@ SGD = Algorithm(
     "much between directions.",
     hyperparameters=_HYPERPARAMETERS,
     dialects=_dialects(0.0, False),
-    check=nesterov_needs_momentum,
 )
 
 MOMENTUM_SGD = Algorithm(
@@ -140,7 +142,6 @@ MOMENTUM_SGD = Algorithm(
     when="Long valleys and noisy gradients. Overshoots where the rate or the momentum is large for the curvature.",
     hyperparameters=_HYPERPARAMETERS,
     dialects=_dialects(0.9, False),
-    check=nesterov_needs_momentum,
 )
 
 NESTEROV_SGD = Algorithm(
@@ -153,7 +154,6 @@ NESTEROV_SGD = Algorithm(
     when="Smooth problems where momentum swings too far. Gains little when gradients are noisy.",
     hyperparameters=_HYPERPARAMETERS,
     dialects=_dialects(0.9, True),
-    check=nesterov_needs_momentum,
 )
 
 ALGORITHMS = (SGD, MOMENTUM_SGD, NESTEROV_SGD)

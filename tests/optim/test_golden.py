@@ -1,0 +1,173 @@
+"""Against the libraries themselves: what torch, optax and Keras did, as recorded in tests/golden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from service.optim.optimizer import Optimizer, State, build
+from service.optim.schedules import parse
+from service.optim.tensors import DTYPES, Array, Layout
+from tests.golden import cases
+from tests.golden.cases import CASES, RECORDED, SCALES, SCHEDULE_STEPS, SCHEDULES, SHAPES, STEPS, Case
+from tests.optim.table import same
+
+DATA = Path(cases.__file__).parent / "data"
+INPUTS = load_file(DATA / "inputs.safetensors")
+RECORDS = {library: load_file(DATA / f"{library}.safetensors") for library in ("torch", "optax", "keras")}
+RATES = load_file(DATA / "schedules.safetensors")
+
+CLOSE = 1e-12
+CLOSE_IN_FLOAT32 = 2e-5
+
+Arguments = dict[str, Any]
+
+
+def flat(prefix: str, rows: int) -> Array:
+    """The tensors of `inputs` in layout order, (rows, size)."""
+    return np.concatenate([INPUTS[f"{prefix}.{name}"].reshape(rows, -1) for name in SHAPES], axis=1)
+
+
+INITIAL, GRADIENTS = flat("initial", 1)[0], flat("gradient", STEPS)
+
+TORCH_SCHEDULERS: dict[str, Callable[[float, Arguments], Arguments]] = {
+    "StepLR": lambda lr, a: {"schedule": "step", "initial": lr, **a},
+    "MultiStepLR": lambda lr, a: {
+        "schedule": "multi_step",
+        "initial": lr,
+        **a,
+        "milestones": sorted(a["milestones"]),
+    },
+    "ExponentialLR": lambda lr, a: {"schedule": "exponential", "initial": lr, **a},
+    "CosineAnnealingLR": lambda lr, a: {
+        "schedule": "cosine_annealing",
+        "initial": lr,
+        "t_max": a["T_max"],
+        "minimum": a.get("eta_min", 0.0),
+    },
+    "LinearLR": lambda lr, a: (
+        {
+            "schedule": "linear",
+            "initial": lr * a["start_factor"],
+            "final": lr * a["end_factor"],
+            "steps": a["total_iters"],
+        }
+        if "end_factor" in a
+        else {
+            "schedule": "linear_warmup",
+            "peak": lr,
+            "start_factor": a["start_factor"],
+            "warmup_steps": a.get("total_iters", 5),
+        }
+    ),
+}
+CLIPS: dict[str, Callable[[Arguments], Arguments]] = {
+    "torch.nn.utils.clip_grad_norm_": lambda a: {"name": "clip_by_global_norm", "formula": "torch", **a},
+    "torch.nn.utils.clip_grad_value_": lambda a: {"name": "clip_by_value", "limit": a["clip_value"]},
+    "optax.clip_by_global_norm": lambda a: {"name": "clip_by_global_norm", "formula": "optax", **a},
+    "optax.clip": lambda a: {"name": "clip_by_value", "limit": a["max_delta"]},
+}
+
+
+def schedule(case: Case) -> Arguments:
+    """The case's scheduler in our words."""
+    assert case.scheduler is not None
+    path, a = case.scheduler
+    name = path.rpartition(".")[2]
+    if name in TORCH_SCHEDULERS:
+        return TORCH_SCHEDULERS[name](case.arguments["lr"], a)
+    first = {"optax": "init_value", "keras": "initial_learning_rate"}[case.library]
+    steps = a["transition_steps" if case.library == "optax" else "decay_steps"]
+    if a.get("staircase"):
+        return {"schedule": "step", "initial": a[first], "step_size": steps, "gamma": a["decay_rate"]}
+    return {"schedule": "exponential", "initial": a[first], "gamma": a["decay_rate"] ** (1.0 / steps)}
+
+
+def optimizer(case: Case, dtype: str = "float64") -> Optimizer:
+    """The case as a client writes it: the library's class with the library's argument names."""
+    specification = {"like": case.like, **case.arguments}
+    if case.scheduler:
+        specification["lr" if case.library == "torch" else "learning_rate"] = schedule(case)
+    clips = [CLIPS[case.clip[0]](case.clip[1])] if case.clip else []
+    return build(specification, Layout(tuple(SHAPES), tuple(SHAPES.values()), DTYPES[dtype]), clips)
+
+
+def states(case: Case, subject: Optimizer, scale: float) -> list[State]:
+    """The states after the recorded steps."""
+    dtype = subject.layout.dtype
+    state, kept = subject.init(INITIAL.astype(dtype)), []
+    for step, row in enumerate(GRADIENTS, 1):
+        absent = [i for i, name in enumerate(SHAPES) if step in case.absent.get(name, ())]
+        state = subject.step(state, (scale * row).astype(dtype), absent).state
+        if step in RECORDED:
+            kept.append(state)
+    return kept
+
+
+def differences(case: Case, subject: Optimizer, scale: float) -> list[float]:
+    """‖ours - theirs‖ / ‖theirs - initial‖ after each of the recorded steps."""
+    theirs = RECORDS[case.library][case.key(scale)]
+    ours = np.stack([state.params for state in states(case, subject, scale)]).astype(np.float64)
+    return list(np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs - INITIAL, axis=1))
+
+
+EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+EVERY_SCALE = pytest.mark.parametrize("scale", SCALES)
+
+
+@EVERY_SCALE
+@EVERY_CASE
+def test_the_numbers_are_the_librarys(case: Case, scale: float) -> None:
+    worst = max(differences(case, optimizer(case), scale))
+    assert worst <= CLOSE
+
+
+@EVERY_SCALE
+@EVERY_CASE
+def test_single_precision_follows(case: Case, scale: float) -> None:
+    """Every step rounds every parameter once, which is all that small displacements can be off by."""
+    subject, theirs = optimizer(case, "float32"), RECORDS[case.library][case.key(scale)]
+    for step, state, row in zip(RECORDED, states(case, subject, scale), theirs, strict=True):
+        rounding = step * 2.0**-24 * np.linalg.norm(row)
+        allowed = CLOSE_IN_FLOAT32 * np.linalg.norm(row - INITIAL) + rounding
+        assert np.linalg.norm(state.params.astype(np.float64) - row) <= allowed
+
+
+@EVERY_CASE
+def test_the_resolved_specification_is_the_same_optimizer(case: Case) -> None:
+    by_like = optimizer(case)
+    resolved = json.loads(json.dumps(by_like.as_json()))
+    assert "like" not in resolved["optimizer"]
+    by_name = build(resolved["optimizer"], by_like.layout, resolved["transforms"], resolved["groups"])
+    assert by_name.as_json() == resolved
+    one, other = states(case, by_like, 1.0), states(case, by_name, 1.0)
+    assert all(same(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("row", SCHEDULES, ids=lambda row: row.id)
+def test_schedules_are_torchs(row: cases.Schedule) -> None:
+    name = row.like.rpartition(".")[2]
+    ours = parse(TORCH_SCHEDULERS[name](row.lr, row.arguments), build_target())
+    rates = np.array([ours(n) for n in range(SCHEDULE_STEPS)])
+    theirs = RATES[row.id]
+    assert np.abs(rates - theirs).max() <= CLOSE * np.abs(theirs).max()
+
+
+def build_target() -> Any:
+    """The hyperparameter that torch's schedulers change."""
+    return next(h for h in optimizer(CASES[0]).specification.algorithm.hyperparameters if h.name == "learning_rate")
+
+
+def test_every_record_has_its_case_and_the_files_are_of_this_table() -> None:
+    for library, rows in (("torch", cases.TORCH), ("optax", cases.OPTAX), ("keras", cases.KERAS)):
+        assert set(RECORDS[library]) == {case.key(scale) for case in rows for scale in SCALES}
+        with safe_open(DATA / f"{library}.safetensors", "numpy") as file:
+            assert json.loads(file.metadata()["made_from"])["cases"] == cases.fingerprint(rows)
+    assert set(RATES) == {row.id for row in SCHEDULES}
