@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
 
 
 def step_digest(values: Array, absent: tuple[int, ...], loss: float | None) -> str:
-    """What makes a step the same step: its gradient as numbers, what was absent, and the loss.
+    """What makes a step the same step: its gradient as it was sent, what was absent, and the loss.
 
     The form on the wire, white space and what is to be returned are not part of it.
     """
@@ -78,6 +78,7 @@ def pack(snapshot: Snapshot, slot_names: tuple[str, ...]) -> bytes:
         "step": snapshot.step,
         "timeline": snapshot.timeline,
         "optimizer": snapshot.optimizer,
+        "slots": slot_names,
         "updates": state.step,
         "counts": state.counts,
     }
@@ -98,7 +99,7 @@ def unpack(blob: bytes, layout: Layout) -> Snapshot:
         raise Damaged(str(error)) from None
     if facts["format"] != FORMAT:
         raise Damaged(f"format {facts['format']}, this service reads {FORMAT}")
-    slots = tuple(tensors[name] for name in tensors if name.startswith("slot/"))
+    slots = tuple(tensors[f"slot/{name}"] for name in facts["slots"])  # safetensors keeps no order
     counts = facts["counts"]
     state = State(facts["updates"], tensors["params"], slots, counts if isinstance(counts, int) else tuple(counts))
     if any(array.shape != (layout.size,) or array.dtype != layout.dtype for array in (state.params, *slots)):

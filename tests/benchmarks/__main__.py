@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from socket import socket
 
@@ -120,12 +121,12 @@ def kernel_times(rounds: int, size: int = 10_000_000) -> None:
         gradient = rng.standard_normal(size).astype(dtype)
         c = optimizer.specification.dialect.scalars(optimizer.specification.values, 1)
         arguments = (state.params, gradient, state.slots, c)
-        paths = {"NumPy": lambda a=arguments: kernels.run_numpy(optimizer.rule, *a)}
+        paths: dict[str, Callable[[], object]] = {"NumPy": partial(kernels.run_numpy, optimizer.rule, *arguments)}
         if kernels.AVAILABLE:
             start = time.perf_counter()
             loop = kernels.compiled(optimizer.rule, np.dtype(dtype), False, type(c))
             print(f"  {dtype}: first compile {time.perf_counter() - start:.2f} s")
-            paths["fused"] = lambda a=arguments, loop=loop: kernels.run_compiled(loop, *a)
+            paths["fused"] = partial(kernels.run_compiled, loop, *arguments)
         taken: dict[str, list[float]] = {name: [] for name in paths}
         for _ in range(rounds):
             for name, path in paths.items():

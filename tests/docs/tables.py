@@ -72,8 +72,12 @@ def filled(text: str) -> str:
     for name, make in TABLES.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
         assert len(marked.findall(text)) == 1, f"README.md has not exactly one place for the table of {name}"
-        text = marked.sub(lambda match, made=make(): match[1] + made + match[2], text)
+        text = marked.sub(_between(make()), text)
     return text
+
+
+def _between(made: str) -> Callable[[re.Match[str]], str]:
+    return lambda match: match[1] + made + match[2]
 
 
 if __name__ == "__main__":

@@ -246,7 +246,13 @@ def test_what_nobody_foresaw_is_a_problem_too(caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize(
     ("query", "pointer"),
-    [("limit=0", "/limit"), ("limit=x", "/limit"), ("cursor=!!", "/cursor"), ("label=x", "/label"), ("state=z", "/state")],
+    [
+        ("limit=0", "/limit"),
+        ("limit=x", "/limit"),
+        ("cursor=!!", "/cursor"),
+        ("label=x", "/label"),
+        ("state=z", "/state"),
+    ],
 )
 def test_bad_queries(query: str, pointer: str) -> None:
     async def work(client: httpx.AsyncClient, app: Any) -> None:
