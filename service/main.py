@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from service import __version__
 from service import settings as configuration
 from service.errors import MethodNotAllowed, NotFound, ThalwegError
-from service.routes import bodies, docs, health, openapi, optimizers, sessions, steps
+from service.routes import bodies, docs, functions, health, openapi, optimizers, sandbox, sessions, steps
 from service.sessions.engine import Engine
 from service.settings import Settings
 from service.shell import PROBLEM, Shell
@@ -64,6 +64,8 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         steps.router(engine),
         sessions.router(engine),
         optimizers.router(),
+        functions.router(),
+        sandbox.router(settings),
         health.router(store, settings),
     ):
         app.include_router(router)
