@@ -48,5 +48,5 @@ $(VENV)/.check: $(VENV)/.test
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,demo]' --editable clients/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,demo]' --editable 'clients/python[fast]'
 	@touch $@

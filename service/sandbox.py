@@ -10,7 +10,7 @@ point where the parameters, the value, the gradient and the optimizer's state ar
 
 Points are recorded a block of steps at a time, and what is said of them (values, norms, stop rules) is worked out for
 a whole block at once; one point has the same bits alone and in a block. The steps themselves run in plain Python
-numbers where there are few coordinates (see `in_floats`), which is what makes 10,000 of them a matter of milliseconds.
+numbers where there are few coordinates (see `kernels.in_floats`): 10,000 of them are a matter of milliseconds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
-from types import FunctionType
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,10 +27,10 @@ import numpy as np
 from service.errors import Invalid, NonFinite, unknown
 from service.functions import catalogue
 from service.functions.base import Array, Function
+from service.optim import kernels
 from service.optim.hyperparameters import REQUIRED, Hyperparameter, escape, fill
 from service.optim.kernels import decay
-from service.optim.optimizer import Optimizer, State, _decay, build
-from service.optim.rule import divide, where
+from service.optim.optimizer import Optimizer, State, build, decay_scalars
 from service.optim.tensors import all_finite, norm, single
 
 MAX_OPTIMIZERS = 64
@@ -80,7 +79,7 @@ class Lane:
         algorithm = self.optimizer.specification.algorithm
         if self.optimizer.layout.size > FEW or self.optimizer.transforms or algorithm.kind != "elementwise":
             return None
-        return in_floats(self.optimizer.rule.update)
+        return kernels.in_floats(self.optimizer.rule.update)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,7 +374,7 @@ def _by_floats(
         values = spec.at(state.step + i)
         c = spec.dialect.scalars(values, state.step + i + 1)
         if decaying:
-            before = _decay(spec, values)
+            before = decay_scalars(spec, values)
             numbers = [rule(*decay(p, h, before), *s, c) for (p, *s), h in zip(numbers, g.tolist(), strict=True)]
         else:
             numbers = [rule(p, h, *s, c) for (p, *s), h in zip(numbers, g.tolist(), strict=True)]
@@ -383,38 +382,6 @@ def _by_floats(
         at = point
     n = state.step + len(points)
     return State(n, at.copy(), tuple(np.array(slot) for slot in list(zip(*numbers, strict=True))[1:]), n)
-
-
-@cache
-def in_floats(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """A rule's own code on Python numbers, one coordinate at a time; None where it calls what has no such form.
-
-    A rule is `+ - * /`, comparisons and a few functions by name. With those names bound to their forms for one
-    number, the same code gives the same bits as it does on arrays, for both compute in IEEE doubles; where NumPy would
-    answer infinity or NaN with a warning, Python may raise ArithmeticError or ValueError.
-    """
-    if not isinstance(function, FunctionType):
-        return None
-    scope: dict[str, Any] = {}
-    for name in function.__code__.co_names:  # attributes too, which go by no name of the module
-        part = function.__globals__.get(name)
-        if part is None:
-            continue
-        scope[name] = _FLOAT_FORMS.get(part) or in_floats(part)
-        if scope[name] is None:
-            return None
-    return FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
-
-
-_FLOAT_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
-    np.abs: abs,
-    np.maximum: lambda x, y: x if x > y or x != x else y,
-    np.minimum: lambda x, y: x if x < y or x != x else y,
-    np.sign: lambda x: 1.0 if x > 0.0 else -1.0 if x < 0.0 else 0.0 if x == 0.0 else x,
-    np.sqrt: math.sqrt,
-    divide: lambda x, y, zero: x / y if y != 0.0 else zero,
-    where: lambda condition, x, y: x if condition else y,
-}
 
 
 class _Record:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import threading
 from collections.abc import Callable
+from functools import cache
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -168,3 +170,35 @@ def _register(function: Callable[..., Any]) -> None:
         else:
             _register(part)
             register_jitable(part)
+
+
+@cache
+def in_floats(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A rule's own code on Python numbers, one coordinate at a time; None where it calls what has no such form.
+
+    A rule is `+ - * /`, comparisons and a few functions by name. With those names bound to their forms for one
+    number, the same code gives the same bits as it does on arrays, for both compute in IEEE doubles; where NumPy would
+    answer infinity or NaN with a warning, Python may raise ArithmeticError or ValueError.
+    """
+    if not isinstance(function, FunctionType):
+        return None
+    scope: dict[str, Any] = {}
+    for name in function.__code__.co_names:  # attributes too, which go by no name of the module
+        part = function.__globals__.get(name)
+        if part is None:
+            continue
+        scope[name] = _FLOAT_FORMS.get(part) or in_floats(part)
+        if scope[name] is None:
+            return None
+    return FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+
+
+_FLOAT_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    np.abs: abs,
+    np.maximum: lambda x, y: x if x > y or x != x else y,
+    np.minimum: lambda x, y: x if x < y or x != x else y,
+    np.sign: lambda x: 1.0 if x > 0.0 else -1.0 if x < 0.0 else 0.0 if x == 0.0 else x,
+    np.sqrt: math.sqrt,
+    divide: lambda x, y, zero: x / y if y != 0.0 else zero,
+    where: lambda condition, x, y: x if condition else y,
+}

@@ -15,10 +15,11 @@ from service.functions import catalogue
 from service.functions.base import Array, Function
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED
+from service.optim.kernels import in_floats
 from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Rule, divide, where
 from service.optim.tensors import norm, single
-from service.sandbox import Run, in_floats, plan, run
+from service.sandbox import Run, plan, run
 
 ROSENBROCK = catalogue.get("rosenbrock")
 SPHERE = catalogue.get("sphere")

@@ -47,7 +47,33 @@ def test_only_httpx_and_numpy_are_needed():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.split(".")[0])
-    assert imported - set(sys.stdlib_module_names) == {"httpx", "numpy", "thalweg"}
+    assert imported - set(sys.stdlib_module_names) == {"httpx", "numpy", "orjson", "thalweg"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [re.match(r"\w+", wanted)[0] for wanted in project["dependencies"]] == ["httpx", "numpy"]
+
+
+@pytest.mark.parametrize("blocked", ["orjson", "nothing"])
+def test_bodies_are_the_same_with_orjson_and_without(blocked):
+    """The extra `fast` changes how long it takes, and nothing else."""
+    code = f"""
+import json, sys
+sys.modules[{blocked!r}] = None
+import numpy as np
+from thalweg.requests import _read, encode
+from thalweg.tensors import check
+values = np.array([0.1, 1e-300, -0.0, 5e-324, 1.7976931348623157e308, 1 / 3, 1e22, 3.0])
+single = np.array([0.1, 1 / 3], np.float32)
+body = encode({{"step": 1, "loss": 0.25, "name": "\u03b1"}}, {{"gradients": check({{"w": values, "b": single}}, "")}})
+read = _read(body.content)
+assert read == json.loads(body.content), body
+assert np.array_equal(np.array(read["gradients"]["w"]), values)
+assert np.array_equal(np.array(read["gradients"]["b"], np.float32), single)
+assert list(read) == ["gradients", "step", "loss", "name"]
+print(repr(read))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'step': 1" in done.stdout
 
 
 ORDER = (

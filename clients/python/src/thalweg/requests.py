@@ -72,9 +72,12 @@ def given(**fields: Any) -> Record:
 
 def encode(fields: Record, tensors: Mapping[str, Checked] | None = None) -> Body:
     """The one place where a body gets its form. Arrays come first."""
-    document: Record = {name: to_json(tree) for name, tree in tensors.items()} if tensors else {}
+    arrays = {name: to_json(tree) for name, tree in (tensors or {}).items()}
     try:
-        return Body(JSON, _ENCODER.encode(document | fields).encode())
+        rest = _ENCODER.encode(fields).encode()
+        if not arrays:
+            return Body(JSON, rest)
+        return Body(JSON, _write(arrays)[:-1] + (b"," if fields else b"") + rest[1:])
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"The arguments cannot be written as JSON: {error}") from error
 
@@ -82,7 +85,7 @@ def encode(fields: Record, tensors: Mapping[str, Checked] | None = None) -> Body
 def decode(answer: httpx.Response) -> Record:
     """The counterpart: the object that an answer holds."""
     try:
-        document = json.loads(answer.content)
+        document = _read(answer.content)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or answer.status_code == 202:  # 202: accepted, but nothing to read yet
@@ -130,3 +133,16 @@ def _plain(value: object) -> Any:
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_plain)
+
+# orjson, where it is installed (the extra `fast`), writes and reads the same numbers about ten times faster.
+try:
+    import orjson
+
+    _write: Callable[[Any], bytes] = orjson.dumps
+    _read: Callable[[bytes], Any] = orjson.loads
+except ImportError:
+
+    def _write(value: Any) -> bytes:
+        return _ENCODER.encode(value).encode()
+
+    _read = json.loads
