@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import sandbox
 from service.functions import catalogue
 from service.functions.base import Array, Function
+from service.optim import kernels
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED
 from service.optim.kernels import in_floats
@@ -253,7 +253,7 @@ hypot = np.hypot
 @pytest.mark.parametrize("function", [np.abs, np.maximum, np.minimum, np.sign, np.sqrt, divide, where])
 def test_the_forms_for_one_number_have_the_bits_of_the_arrays(function: Any) -> None:
     values = [0.0, -0.0, 1.0, -1.0, 2.5, 1e-320, 1e308, -3e200, np.inf, -np.inf, np.nan]
-    form = sandbox._FLOAT_FORMS[function]
+    form = kernels._FLOAT_FORMS[function]
     count = {np.maximum: 2, np.minimum: 2, divide: 3, where: 3}.get(function, 1)
     for arguments in product(values, repeat=min(count, 2)):
         if function is np.sqrt and arguments[0] < 0:
