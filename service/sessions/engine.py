@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from service.errors import Conflict, Gone, Invalid, NotFound, StepMismatch, StepReused, TooMany, Unavailable
+from service.errors import Conflict, Gone, Invalid, NotFound, StepMismatch, StepReused, TooLarge, TooMany, Unavailable
 from service.optim.optimizer import Optimizer
 from service.optim.tensors import Array, Layout
 from service.sessions import log
@@ -25,7 +25,7 @@ from service.sessions.log import Snapshot
 from service.sessions.session import Session, apply, freeze, of, patched, row_of
 from service.sessions.steps import compute, make_finite, metrics
 from service.settings import Settings
-from service.stores.base import Erased, Missing, Store, StoreError, Taken
+from service.stores.base import Erased, Gap, Missing, Store, StoreError, Taken, TooBig
 from service.wire.json import canonical
 from service.wire.trees import Flat
 
@@ -81,11 +81,12 @@ class Engine:
     async def create(self, id: str | None, creation: Creation) -> tuple[Session, bool]:
         """A new session, and True; or the one that this very request made before, and False.
 
-        Raises Invalid when the id is taken by another request, Gone when it was deleted, TooMany at the limit.
+        Raises Invalid when the id is taken by another request, Gone when it was deleted, TooMany at the limit,
+        TooLarge when the store cannot hold the state.
         """
         if self._count is None:
             self._count = self._store.count()
-        if self._count >= self._settings.max_sessions:
+        if self._count >= self._settings.max_sessions and not (id and self._exists(id)):
             raise TooMany(f"There are {self._count} sessions, which is the limit; delete some first.", retry_after=60)
         resolved = creation.optimizer.as_json()
         name = id or f"s_{secrets.token_urlsafe(16)}"
@@ -113,6 +114,8 @@ class Engine:
             return session, False
         except Erased:
             raise Gone(f"The session {name} was deleted, and its id cannot be used again.") from None
+        except TooBig as error:
+            raise TooLarge(f"The state of this session is more than can be kept: {error}.") from None
         self._count += 1
         session = of(name, head, first)
         self._live.hold(session)
@@ -152,6 +155,7 @@ class Engine:
                 event = {"kind": "patch", "time": self._now(), "step": session.step, "hyperparameters": hyperparameters}
                 await self._written(self._store.append(id, session.number + 1, log.encode(event), b""))
                 apply(session, session.number + 1, event, b"")
+                self._snapshot_if_due(session)
             if head:
                 changed = session.head | head
                 await self._written(self._store.replace_head(id, log.encode(changed)))
@@ -165,9 +169,7 @@ class Engine:
 
         async def erase(session: Session) -> None:
             await self._written(self._store.erase(id))
-            self._live.drop(session)
-            if self._count is not None:
-                self._count -= 1
+            self._erased(session)
 
         await self._exclusively(id, erase)
 
@@ -187,6 +189,7 @@ class Engine:
             if step is not None and step <= session.step:
                 return await self._again(session, step, flat, loss, returning)
             if step is not None and step > session.step + 1:
+                self._check_newest(session)
                 raise StepMismatch(
                     f"The session is at step {session.step}; send step {session.step + 1} next.",
                     current_step=session.step,
@@ -195,11 +198,17 @@ class Engine:
 
         return await self._exclusively(id, take)
 
+    def _check_newest(self, session: Session) -> None:
+        """Raises Taken when another writer has gone further than this session knows, Missing when it is erased."""
+        self._store.head(session.id)
+        last = self._store.last(session.id)
+        if last is not None and last.number > session.number:
+            raise Taken(session.id)
+
     async def _take(self, session: Session, flat: Flat, loss: float | None, returning: str) -> Stepped:
-        flat, handled = make_finite(session, flat)
-        done = await self._run(session.layout.size, lambda: compute(session, flat, loss, handled, self._now()))
+        done = await self._run(session.layout.size, lambda: compute(session, flat, loss, self._now()))
         number = session.number + 1
-        written = self._store.append(session.id, number, log.encode(done.event), flat.values.tobytes())
+        written = self._store.append(session.id, number, log.encode(done.event), done.gradient.tobytes())
         if self._waits(session):
             await self._written(written)
             session.durable = session.step + 1
@@ -218,16 +227,15 @@ class Engine:
             done.event["update_norm"],
             session.durable,
             False,
-            handled,
+            done.handled,
         )
 
     async def _again(self, session: Session, step: int, flat: Flat, loss: float | None, returning: str) -> Stepped:
         """The answer that a step had, if this request is the one that it answered."""
         if step < 1:
             raise Invalid("step counts from 1: it is the number that this step will have.", pointer="/step")
-        row = self._store.rows(session.id, row_of(session.timeline, step) - 1, 1)[0]
-        event = log.decode(row.event)
-        flat, _ = make_finite(session, flat)
+        make_finite(session, flat)  # refuses what would have been refused then
+        event = await self._event(session, step)
         if event["digest"] != log.step_digest(flat.values, flat.absent, loss):
             raise StepReused(
                 f"Step {step} was taken with another gradient or loss; the session is at step {session.step}. "
@@ -268,8 +276,11 @@ class Engine:
         """A step's metrics and the parameters after it. Raises NotFound, Gone."""
         if not 1 <= step <= session.step:
             raise NotFound(f"The session is at step {session.step}; ask for a step from 1 to {session.step}.")
-        row = self._store.rows(session.id, row_of(session.timeline, step) - 1, 1)[0]
-        return metrics(log.decode(row.event)), await self._params_at(session, step)
+
+        async def look(session: Session) -> tuple[dict[str, Any], Array]:
+            return metrics(await self._event(session, step)), await self._params_at(session, step)
+
+        return await self._reading(session, look)
 
     async def params_at(self, session: Session, step: int | None) -> tuple[int, Array]:
         """The parameters after a step (the newest by default). Raises NotFound, Gone."""
@@ -277,20 +288,46 @@ class Engine:
             return session.step, session.state.params
         if not 0 <= step <= session.step:
             raise NotFound(f"The session is at step {session.step}; ask for a step from 0 to {session.step}.")
-        return step, await self._params_at(session, step)
+
+        async def look(session: Session) -> tuple[int, Array]:
+            return step, await self._params_at(session, step)
+
+        return await self._reading(session, look)
+
+    async def _reading(self, session: Session, look: Callable[[Session], Awaitable[T]]) -> T:
+        """Look at rows that a session has; it may be deleted, or turn out to have lost them, while we look."""
+        try:
+            return await look(session)
+        except (Missing, Gap):
+            self._live.drop(session)
+            await self._open(session.id)  # raises what there is to say of the session itself
+            raise Conflict("The session changed meanwhile; send the same request again.", retry_after=1) from None
+
+    async def _settle(self, session: Session) -> None:
+        """Wait for the rows of steps that were answered before they were durable."""
+        if session.durable < session.step and self._background:
+            await asyncio.wait(self._background)
+
+    async def _event(self, session: Session, step: int) -> dict[str, Any]:
+        """The event of a step that was taken. Raises Missing, or Gap where it was lost before it was durable."""
+        await self._settle(session)
+        number = row_of(session.timeline, step)
+        rows = self._store.rows(session.id, number - 1, 1)
+        if not rows or rows[0].number != number:
+            self._store.head(session.id)
+            raise Gap(f"{session.id}/{number}")
+        return log.decode(rows[0].event)
 
     async def _params_at(self, session: Session, step: int) -> Array:
+        """The parameters after a step that was taken. Raises Gone where they are not kept, Missing, Gap."""
         if step == session.step:
             return session.state.params
-        number = row_of(session.timeline, step)
+        await self._event(session, step + 1)
+        number = row_of(session.timeline, step + 1) - 1  # with the patches after it, which change no parameters
         id, head = session.id, session.head
         loaded = await asyncio.get_running_loop().run_in_executor(self._threads, self._live.fold, id, head, number)
         if loaded is None:
-            first = self._store.first_snapshot(id)
-            kept = session.step
-            if first is not None:
-                found = self._store.snapshot(id, first)
-                kept = log.unpack(found[1], session.layout).step if found else kept
+            kept = self._kept_from(session)
             raise Gone(
                 f"The gradients up to step {kept} are no longer kept, so that parameters can be had from step {kept} "
                 "on; the metrics of all steps are kept.",
@@ -299,6 +336,15 @@ class Engine:
                 current_step=session.step,
             )
         return loaded.state.params
+
+    def _kept_from(self, session: Session) -> int:
+        """The oldest step whose parameters can be had. Raises Missing."""
+        self._store.head(session.id)
+        first = self._store.first_snapshot(session.id)
+        found = None if first is None else self._store.snapshot(session.id, first)
+        with contextlib.suppress(log.Damaged):
+            return log.unpack(found[1], session.layout).step if found else session.step
+        return session.step
 
     # Loading and holding
 
@@ -311,7 +357,7 @@ class Engine:
                     continue
                 try:
                     return await act(session)
-                except Taken:
+                except (Taken, Gap):
                     self._live.drop(session)
                 except Missing:
                     self._live.drop(session)
@@ -325,8 +371,20 @@ class Engine:
             self._live.drop(session)
             with contextlib.suppress(Missing):
                 await self._written(self._store.erase(id))
+                self._erased(session)
             raise Gone(f"The session {id} has expired.")
         return session
+
+    def _erased(self, session: Session) -> None:
+        self._live.drop(session)
+        if self._count is not None:
+            self._count -= 1
+
+    def _exists(self, id: str) -> bool:
+        with contextlib.suppress(Missing):
+            self._store.head(id)
+            return True
+        return False
 
     # Writing
 
@@ -369,7 +427,7 @@ class Engine:
 
     def _snapshot_if_due(self, session: Session) -> None:
         """Hand a snapshot to the store now and then, and let it forget what is past the bound on gradients."""
-        kept_rows = self._settings.kept_gradient_bytes // session.state.params.nbytes
+        kept_rows = max(1, self._settings.kept_gradient_bytes // session.state.params.nbytes)  # 1: for a retry
         spacing = max(1, min(self._settings.snapshot_every, kept_rows // 4))
         if session.number // spacing == session.snapshot // spacing:
             return

@@ -40,6 +40,7 @@ class Live:
         if session is None:
             return await self._load(id)
         self._held.move_to_end(id)
+        self._make_room(session)
         return session
 
     async def _load(self, id: str) -> Session:
@@ -50,9 +51,13 @@ class Live:
             self._loading[id] = underway
             underway.add_done_callback(lambda _: self._loading.pop(id, None))
         session = await asyncio.shield(underway)
-        if id not in self._held:
-            self.hold(session)
-        return self._held[id]
+        held = self._held.get(id)
+        if held is not None:
+            return held
+        if session.stale:  # another one that waited has held it, used it and dropped it again
+            return await self._load(id)
+        self.hold(session)
+        return session
 
     def _load_now(self, id: str) -> Session:
         try:
@@ -64,6 +69,8 @@ class Live:
         session = self.fold(id, head, None)
         if session is None:
             raise Unavailable(f"The log of session {id} cannot be read back; see the service's own log.")
+        if session.number == session.snapshot and (last := self._store.last(id)):
+            session.updated = log.decode(last.event)["time"]  # a snapshot does not tell the time of its row
         return session
 
     def fold(self, id: str, head: dict[str, Any], until: int | None) -> Session | None:
@@ -73,16 +80,23 @@ class Live:
         """
         ceiling = 1 << 62 if until is None else until
         session = self._newest_snapshot(id, head, ceiling)
-        while session is not None and session.number < ceiling:
-            rows = self._store.rows(id, session.number, min(PAGE, ceiling - session.number))
+        while session is not None and not self._replay(session, ceiling):
+            newer = self._newest_snapshot(id, head, ceiling)  # it is there if rows were forgotten in the meantime
+            session = newer if newer is not None and newer.number > session.number else None
+        return None if session is not None and until is not None and session.number < until else session
+
+    def _replay(self, session: Session, until: int) -> bool:
+        """Take the rows after the session's own, up to `until`, into the fold; False at one that was forgotten."""
+        while session.number < until:
+            rows = self._store.rows(session.id, session.number, min(PAGE, until - session.number))
             for row in rows:
                 event = log.decode(row.event)
-                if row.payload is None and not event.get("skipped"):
-                    return None
+                if row.payload is None and event["kind"] == "step" and not event.get("skipped"):
+                    return False
                 apply(session, row.number, event, row.payload)
             if len(rows) < PAGE:
                 break
-        return session
+        return True
 
     def _newest_snapshot(self, id: str, head: dict[str, Any], at_most: int) -> Session | None:
         """The session as its newest undamaged snapshot has it."""
@@ -96,11 +110,16 @@ class Live:
         return None
 
     def hold(self, session: Session) -> None:
-        """Keep a session in memory; idle ones make room."""
+        """Keep a session in memory; idle ones whose rows can all be read back make room."""
+        if (other := self._held.get(session.id)) is not None:
+            self.drop(other)
         self._held[session.id] = session
         self._bytes += session.bytes
+        self._make_room(session)
+
+    def _make_room(self, session: Session) -> None:
         while self._bytes > self._cache_bytes:
-            idle = next((s for s in self._held.values() if not s.lock.locked() and s is not session), None)
+            idle = next((s for s in self._held.values() if s.idle and s is not session), None)
             if idle is None:
                 break
             self.drop(idle)

@@ -43,6 +43,11 @@ class Session:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is under way, so that the log has all that is here."""
+        return self.durable == self.step and not self.lock.locked()
+
+    @property
     def bytes(self) -> int:
         """What the state takes in memory."""
         return self.state.params.nbytes * (1 + len(self.state.slots))
@@ -86,7 +91,8 @@ def apply(session: Session, number: int, event: dict[str, Any], payload: bytes |
         session.step = session.durable = event["step"]
     else:
         session.optimizer = patched(session.optimizer, event["hyperparameters"])
-        session.timeline = (*session.timeline, (session.step + 1, number - session.step))
+        earlier = tuple(pair for pair in session.timeline if pair[0] <= session.step)
+        session.timeline = (*earlier, (session.step + 1, number - session.step))
     session.number = number
     session.updated = event["time"]
 

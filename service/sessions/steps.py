@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.errors import NonFinite, Place
-from service.optim.optimizer import State
+from service.errors import Invalid, NonFinite, Place
+from service.optim.optimizer import State, Step
 from service.optim.tensors import BLOCK, Array, Layout, all_finite, norm
 from service.sessions import log
 from service.sessions.session import Session
@@ -18,11 +18,13 @@ _METRICS = ("step", "time", "learning_rate", "loss", "gradient_norm", "update_no
 
 
 class Computed(NamedTuple):
-    """A step worked out but not yet taken; `updates` is flat, (size,)."""
+    """A step worked out but not yet taken; `updates` and `gradient`, as it was made finite, are flat, (size,)."""
 
     state: State
     updates: Array
+    gradient: Array
     event: dict[str, Any]
+    handled: dict[str, Any]
 
 
 def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
@@ -44,23 +46,29 @@ def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
     return Flat(values, flat.absent), handled
 
 
-def compute(session: Session, flat: Flat, loss: float | None, handled: dict[str, Any], now: float) -> Computed:
-    """The session's next step on a finite gradient; changes nothing. Raises NonFinite where it would overflow."""
+def compute(session: Session, given: Flat, loss: float | None, now: float) -> Computed:
+    """The session's next step; changes nothing. Raises NonFinite for the gradient or where the step would overflow."""
     before = session.state
+    flat, handled = make_finite(session, given)
     with np.errstate(all="ignore"):
+        gradient_norm = length(flat.values)
+        if not math.isfinite(gradient_norm):
+            raise NonFinite(
+                "The gradient's norm is past the range of a double; scale the gradient down.", pointer="/gradients"
+            )
         if "skipped" in handled:
             rate = session.optimizer.specification.at(before.step).get("learning_rate", 1.0)
             after = before
         else:
-            after, rate = session.optimizer.step(before, flat.values, flat.absent)
+            after, rate = _step(session, flat)
         updates = after.params - before.params
-        gradient_norm, update_norm = length(flat.values), length(updates)
-        _check(session.layout, after, gradient_norm, update_norm)
+        update_norm = length(updates)
+        _check(session.layout, after, update_norm)
     event = {
         "kind": "step",
         "step": session.step + 1,
         "time": now,
-        "digest": log.step_digest(flat.values, flat.absent, loss),
+        "digest": log.step_digest(given.values, given.absent, loss),
         "learning_rate": rate,
         "gradient_norm": gradient_norm,
         "update_norm": update_norm,
@@ -70,7 +78,14 @@ def compute(session: Session, flat: Flat, loss: float | None, handled: dict[str,
         event["loss"] = loss
     if flat.absent:
         event["absent"] = flat.absent
-    return Computed(after, updates, event)
+    return Computed(after, updates, flat.values, event, handled)
+
+
+def _step(session: Session, flat: Flat) -> Step:
+    try:
+        return session.optimizer.step(session.state, flat.values, flat.absent)
+    except Invalid as error:  # a transform that cannot do it
+        raise error.at("/gradients") from None
 
 
 def length(flat: Array) -> float:
@@ -87,15 +102,11 @@ def metrics(event: dict[str, Any]) -> dict[str, Any]:
     return {key: event[key] for key in _METRICS if key in event}
 
 
-def _check(layout: Layout, state: State, gradient_norm: float, update_norm: float) -> None:
+def _check(layout: Layout, state: State, update_norm: float) -> None:
     """Raises NonFinite when a step would leave a number in the state that is not finite.
 
     A finite norm of the updates means finite parameters; the slots hold squares and are looked at themselves.
     """
-    if not math.isfinite(gradient_norm):
-        raise NonFinite(
-            "The gradient's norm is past the range of a double; scale the gradient down.", pointer="/gradients"
-        )
     if math.isfinite(update_norm) and all(math.isfinite(np.add.reduce(slot)) for slot in state.slots):
         return
     if math.isfinite(update_norm) and all_finite(*state.slots):  # finite numbers whose sum is not

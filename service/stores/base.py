@@ -2,10 +2,11 @@
 
 A store knows nothing of optimizers. It promises three things:
 
-- **The fence.** A number is appended to a session once; a second writer gets `Taken`. This is at once the
-  durability, the exactly-once guard and the concurrency control of the service.
+- **The fence.** A number is appended to a session once, and after the number before it: a second writer gets
+  `Taken`, one that would leave a hole gets `Gap`. This is at once the durability, the exactly-once guard and the
+  concurrency control of the service.
 - **Durable when it returns.** An awaited write survives `kill -9` and, where the medium keeps its promise, power
-  loss. A write that raises anything but `Taken`, `Missing` or `Erased` is undecided: it may be there after a restart.
+  loss. A write that raises anything but a `StoreError` is undecided: it may be there after a restart.
 - **By value.** What was read does not change under the reader.
 
 Writes are started by a plain call that returns an awaitable, and take effect in the order of those calls. Reads may
@@ -24,6 +25,14 @@ class StoreError(Exception):
 
 class Taken(StoreError):
     """The session, or the number in it, exists already."""
+
+
+class Gap(StoreError):
+    """The row that this one rests on is not there: a write before it was lost."""
+
+
+class TooBig(StoreError):
+    """More bytes than the store can hold in one place."""
 
 
 class Missing(StoreError):
@@ -54,15 +63,15 @@ class Store(Protocol):
     """The contract; `tests/stores/test_contract.py` runs against every member."""
 
     def create(self, session: str, head: bytes, snapshot: bytes) -> Future[None]:
-        """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased."""
+        """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased, TooBig."""
 
     def append(self, session: str, number: int, event: bytes, payload: bytes) -> Future[None]:
-        """Row `number` of the log. Raises Taken, Missing, Erased."""
+        """Row `number` of the log, from 1. Raises Taken, Gap, Missing, Erased."""
 
     def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> Future[None]:
         """The state after row `number`; payloads up to row `forget` and snapshots below it are forgotten.
 
-        Raises Missing, Erased.
+        `forget` is at most `number`. Raises Gap where there is no such row, Missing, Erased.
         """
 
     def replace_head(self, session: str, head: bytes) -> Future[None]:

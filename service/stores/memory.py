@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.stores.base import Erased, Head, Missing, Row, Taken
+from service.stores.base import Erased, Gap, Head, Missing, Row, StoreError, Taken
 
 
 @dataclass
@@ -37,19 +36,25 @@ class MemoryStore:
     def append(self, session: str, number: int, event: bytes, payload: bytes) -> asyncio.Future[None]:
         def write() -> None:
             rows = self._log(session).rows
-            at = bisect_right(rows, number, key=lambda row: row.number)
-            if at and rows[at - 1].number == number:
+            if number <= len(rows):
                 raise Taken(f"{session}/{number}")
-            rows.insert(at, Row(number, event, payload))
+            if number > len(rows) + 1:
+                raise Gap(f"{session}/{number}")
+            rows.append(Row(number, event, payload))
 
         return _done(write)
 
     def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> asyncio.Future[None]:
         def write() -> None:
             log = self._log(session)
+            if number > len(log.rows):
+                raise Gap(f"{session}/{number}")
             log.snapshots[number] = snapshot
             log.snapshots = {k: v for k, v in log.snapshots.items() if k >= forget}
-            log.rows = [row._replace(payload=None) if row.number <= forget else row for row in log.rows]
+            for i in range(forget - 1, -1, -1):  # downward, to those that were forgotten before
+                if log.rows[i].payload is None:
+                    break
+                log.rows[i] = log.rows[i]._replace(payload=None)
 
         return _done(write)
 
@@ -81,7 +86,7 @@ class MemoryStore:
         log = self._logs.get(session)
         if log is None:
             return []
-        start = bisect_right(log.rows, after, key=lambda row: row.number)
+        start = max(0, after)
         return log.rows[start : start + limit]
 
     def last(self, session: str) -> Row | None:
@@ -120,7 +125,7 @@ def _done(write: Callable[[], None]) -> asyncio.Future[None]:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     try:
         write()
-    except (Taken, Missing) as error:
+    except StoreError as error:
         future.set_exception(error)
     else:
         future.set_result(None)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from service.stores.base import Erased, Head, Missing, Row, StoreError, Taken
+from service.stores.base import Erased, Gap, Head, Missing, Row, StoreError, Taken, TooBig
 
 MINIMUM_SQLITE = (3, 51, 3)  # below it, a race when the write-ahead log restarts can corrupt the file
 SCHEMA_VERSION = 1
@@ -32,8 +32,18 @@ CREATE TABLE events (session INTEGER NOT NULL, number INTEGER NOT NULL, event BL
 CREATE TABLE snapshots (session INTEGER NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL,
                         PRIMARY KEY (session, number)) WITHOUT ROWID;
 """
+MAX_BYTES = 1_000_000_000 - (1 << 20)  # SQLite's bound on a row, with room for its other columns
+LARGE = 1 << 18  # bytes; a group that has so many is written by the thread, not on the event loop
 _KEY = "(SELECT key FROM sessions WHERE id = ? AND head IS NOT NULL)"
-_APPEND = f"INSERT INTO events VALUES ({_KEY}, ?, ?, ?)"
+_HAS_ROW = "EXISTS (SELECT 1 FROM events WHERE session = {} AND number = {})"
+_APPEND = (
+    "INSERT INTO events SELECT key, ?2, ?3, ?4 FROM sessions WHERE id = ?1 AND head IS NOT NULL AND (?2 = 1 OR "
+    f"{_HAS_ROW.format('key', '?2 - 1')})"
+)
+_FORGET = (
+    "UPDATE events SET payload = NULL WHERE session = ?1 AND number <= ?2 AND number > coalesce((SELECT number FROM "
+    "events WHERE session = ?1 AND number <= ?2 AND payload IS NULL ORDER BY number DESC LIMIT 1), 0)"
+)
 
 
 class DataDirectoryInUse(StoreError):
@@ -49,6 +59,10 @@ class _Job(NamedTuple):
     future: asyncio.Future[None]
 
 
+_Outcomes = list[BaseException | None]
+_Group = tuple[asyncio.AbstractEventLoop, list[_Job], _Outcomes | None]
+
+
 class SQLiteStore:
     """The file `thalweg.sqlite` in a directory; raises DataDirectoryInUse or UnsuitableStore when it cannot be had."""
 
@@ -61,17 +75,16 @@ class SQLiteStore:
         self._path = str(directory / "thalweg.sqlite")
         self._readers = threading.local()
         self._open_readers: list[apsw.Connection] = []
-        self._writer = _connect(self._path)
         try:
-            _prepare(self._writer)
+            self._writer = _open(self._path)
         except BaseException:
-            self._writer.close()
             os.close(self._lock)
             raise
         self._gathering: list[_Job] = []
+        self._size = 0
         self._writing = False
         self._failed: BaseException | None = None
-        self._groups: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, list[_Job]] | None] = queue.SimpleQueue()
+        self._groups: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_forever, name="store", daemon=True)
         self._thread.start()
 
@@ -86,29 +99,30 @@ class SQLiteStore:
                 raise Taken(session) from None
             db.execute("INSERT INTO snapshots VALUES (?, 0, ?)", (db.last_insert_rowid(), snapshot))
 
-        return self._submit(write)
+        return self._submit(write, len(snapshot))
 
     def append(self, session: str, number: int, event: bytes, payload: bytes) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             try:
                 db.execute(_APPEND, (session, number, event, payload))
             except apsw.ConstraintError:
-                _key(db, session)
                 raise Taken(f"{session}/{number}") from None
+            if not db.changes():
+                _key(db, session)
+                raise Gap(f"{session}/{number}")
 
-        return self._submit(write)
+        return self._submit(write, len(payload))
 
     def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             key = _key(db, session)
+            if number and not db.execute(f"SELECT {_HAS_ROW.format('?', '?')}", (key, number)).get:
+                raise Gap(f"{session}/{number}")
             db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (key, number, snapshot))
             db.execute("DELETE FROM snapshots WHERE session = ? AND number < ?", (key, forget))
-            db.execute(
-                "UPDATE events SET payload = NULL WHERE session = ? AND number <= ? AND payload IS NOT NULL",
-                (key, forget),
-            )
+            db.execute(_FORGET, (key, forget))  # downward, to those that were forgotten before
 
-        return self._submit(write)
+        return self._submit(write, len(snapshot))
 
     def replace_head(self, session: str, head: bytes) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
@@ -138,7 +152,7 @@ class SQLiteStore:
 
     def heads(self, before: int | None, limit: int) -> list[Head]:
         sql = "SELECT key, id, head FROM sessions WHERE key < ? AND head IS NOT NULL ORDER BY key DESC LIMIT ?"
-        newest = (1 << 62) if before is None else before
+        newest = 1 << 62 if before is None else min(before, 1 << 62)
         return [Head(*row) for row in self._reader().execute(sql, (newest, limit))]
 
     def rows(self, session: str, after: int, limit: int) -> list[Row]:
@@ -165,9 +179,14 @@ class SQLiteStore:
         return int(row[0]) if row else 0
 
     def writable(self) -> bool:
+        if self._failed is not None:  # without traffic nothing else would find out that it has passed
+            self._submit(_touch).add_done_callback(asyncio.Future.exception)
         return self._failed is None and self._thread.is_alive()
 
     def close(self) -> None:
+        if self._gathering:
+            self._groups.put((self._gathering[0].future.get_loop(), self._gathering, None))
+            self._gathering = []
         self._groups.put(None)
         self._thread.join()
         for reader in self._open_readers:
@@ -177,43 +196,63 @@ class SQLiteStore:
 
     # The writer
 
-    def _submit(self, write: Callable[[apsw.Connection], None]) -> asyncio.Future[None]:
+    def _submit(self, write: Callable[[apsw.Connection], None], size: int = 0) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
+        if size > MAX_BYTES:
+            future.set_exception(TooBig(f"{size} bytes; at most {MAX_BYTES} can be written at once"))
+            return future
         self._gathering.append(_Job(write, future))
+        self._size += size
         if not self._writing:
             self._writing = True
             loop.call_soon(self._hand_over, loop)
         return future
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give all that has gathered to the writing thread."""
+        """Give all that has gathered to the writing thread.
+
+        Small writes are made here, and only the commit, which waits for the disk, there: each piece of Python in
+        another thread would make the two fight for the interpreter.
+        """
         group, self._gathering = self._gathering, []
-        self._groups.put((loop, group))
+        small, self._size = self._size < LARGE, 0
+        outcomes = self._begin(group) if small else None
+        self._groups.put((loop, group, outcomes))
 
     def _write_forever(self) -> None:
         while (item := self._groups.get()) is not None:
-            loop, group = item
-            outcomes = self._write(group)
+            loop, group, outcomes = item
+            outcomes = self._commit(self._begin(group) if outcomes is None else outcomes)
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
                 loop.call_soon_threadsafe(self._answer, loop, group, outcomes)
 
-    def _write(self, group: list[_Job]) -> list[BaseException | None]:
-        """One transaction; a job that is refused undoes nothing of its neighbours'."""
+    def _begin(self, group: list[_Job]) -> _Outcomes:
+        """One transaction, but for its end; a job that is refused undoes nothing of its neighbours'."""
         db = self._writer
         try:
             db.execute("BEGIN IMMEDIATE")
-            outcomes = [_attempt(job.write, db) for job in group]
-            db.execute("COMMIT")
+            return [_attempt(job.write, db) for job in group]
         except Exception as error:  # disk full, input/output error: nobody may be told that it is written
-            with contextlib.suppress(apsw.Error):
-                db.execute("ROLLBACK")
-            self._failed = error
-            return [error] * len(group)
+            return self._failure(error, len(group))
+
+    def _commit(self, outcomes: _Outcomes) -> _Outcomes:
+        if not self._writer.in_transaction:
+            return outcomes
+        try:
+            self._writer.execute("COMMIT")
+        except Exception as error:
+            return self._failure(error, len(outcomes))
         self._failed = None
         return outcomes
 
-    def _answer(self, loop: asyncio.AbstractEventLoop, group: list[_Job], outcomes: list[BaseException | None]) -> None:
+    def _failure(self, error: Exception, size: int) -> _Outcomes:
+        with contextlib.suppress(apsw.Error):
+            self._writer.execute("ROLLBACK")
+        self._failed = error
+        return [error] * size
+
+    def _answer(self, loop: asyncio.AbstractEventLoop, group: list[_Job], outcomes: _Outcomes) -> None:
         for job, outcome in zip(group, outcomes, strict=True):
             if job.future.done():  # the request was cancelled; what it wrote stays written
                 continue
@@ -250,6 +289,11 @@ def _attempt(write: Callable[[apsw.Connection], None], db: apsw.Connection) -> B
     return None
 
 
+def _touch(db: apsw.Connection) -> None:
+    """A write that changes nothing and yet goes to the disk."""
+    db.pragma("user_version", SCHEMA_VERSION)
+
+
 def _key(db: apsw.Connection, session: str) -> int:
     """The session's number; raises Missing or Erased."""
     rows: list[Any] = db.execute("SELECT key, head IS NULL FROM sessions WHERE id = ?", (session,)).fetchall()
@@ -278,6 +322,20 @@ def _connect(path: str) -> apsw.Connection:
     connection.set_busy_timeout(10_000)
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16000", "temp_store = MEMORY"):
         connection.execute(f"PRAGMA {pragma}").fetchall()
+    return connection
+
+
+def _open(path: str) -> apsw.Connection:
+    """The connection that writes, on a file that is what it must be. Raises UnsuitableStore."""
+    try:
+        connection = _connect(path)
+    except apsw.Error as error:
+        raise UnsuitableStore(f"The data file {path} cannot be opened: {error}.") from None
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from service.optim.hyperparameters import escape
 
 MEDIA_TYPE = "application/json"
 LENIENT_LIMIT = 4 << 20  # bytes; a larger body that orjson refuses is not read a second time
+LONGEST_POINTER = 1000  # characters; a place below is given by what holds it
 
 
 def loads(body: bytes | bytearray | memoryview) -> Any:
@@ -62,10 +64,16 @@ def _non_finite(value: Any) -> list[Place]:
         pointer, item = stack.pop()
         if isinstance(item, float) and not math.isfinite(item):
             found.append(Place(pointer, "not a finite number"))
-        elif isinstance(item, int) and not isinstance(item, bool) and abs(item) > 1 << 1023:
+        elif isinstance(item, int) and not isinstance(item, bool) and abs(item) > sys.float_info.max:
             found.append(Place(pointer, "past the range of a double"))
         elif isinstance(item, dict):
-            stack.extend((f"{pointer}/{escape(key)}", v) for key, v in reversed(item.items()))
+            stack.extend((_below(pointer, escape(key)), v) for key, v in reversed(item.items()))
         elif isinstance(item, list):
-            stack.extend((f"{pointer}/{i}", v) for i, v in reversed(list(enumerate(item))) if type(v) is not str)
+            stack.extend((_below(pointer, str(i)), v) for i, v in reversed(list(enumerate(item))) if type(v) is not str)
     return found
+
+
+def _below(pointer: str, key: str) -> str:
+    if len(pointer) + len(key) >= LONGEST_POINTER:
+        return pointer
+    return f"{pointer}/{key}".encode("utf-8", "replace").decode()  # an escaped half of a surrogate pair is no text

@@ -36,6 +36,8 @@ def answer_form(headers: Headers, offered: Sequence[str]) -> str:
     if not accept or accept == [b"*/*"]:
         return offered[0]
     ranges = [_parse_range(part) for part in b",".join(accept).decode("latin-1").split(",") if part.strip()]
+    if not ranges:  # an empty field says as much as none
+        return offered[0]
     best, quality = "", 0.0
     for form in offered:
         # the most specific range that matches says how much the form is liked (RFC 9110, 12.5.1)

@@ -49,14 +49,14 @@ def lay_out(params: Any, dtype: str, pointer: str = "/params") -> tuple[Layout, 
     for name, value in tensors.items():
         below = f"{pointer}/{escape(name)}" if named else pointer
         if named and not 0 < len(name) <= MAX_NAME:
-            raise Invalid(f"A parameter's name has 1 to {MAX_NAME} characters.", pointer=below)
+            raise Invalid(f"A parameter's name has 1 to {MAX_NAME} characters.", pointer=below[:MAX_NAME])
         shapes.append(_shape(value, below))
     layout = Layout(tuple(tensors), tuple(shapes), DTYPES[dtype], named)
     if not layout.size:
         raise Invalid("params must hold at least one number.", pointer=pointer)
     flat = flatten(params, layout, pointer)
     if flat.absent:
-        raise Invalid("A parameter cannot be null.", pointer=pointer)
+        raise Invalid("A parameter cannot be null.", pointer=f"{pointer}/{escape(layout.names[flat.absent[0]])}")
     check_finite(flat.values, layout, pointer)
     return layout, flat.values
 
@@ -76,7 +76,7 @@ def flatten(tree: Any, layout: Layout, pointer: str) -> Flat:
         stray = next(name for name in tree if name not in layout.names)
         raise Invalid(
             f"There is no parameter {stray[:80]!r}; the names are {_some(layout.names)}.",
-            pointer=f"{pointer}/{escape(stray)}",
+            pointer=f"{pointer}/{escape(stray[:MAX_NAME])}",
         )
     values = np.zeros(layout.size, layout.dtype)
     absent = []
@@ -170,7 +170,7 @@ def _as_double(number: float | int) -> float:
     try:
         return float(number)
     except OverflowError:
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf
 
 
 def _misfit(value: Any, shape: tuple[int, ...], pointer: str) -> Invalid:

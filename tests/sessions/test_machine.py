@@ -1,0 +1,344 @@
+"""Sessions against a model: any order of requests, evictions, restarts and rivals, compared bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.main import open_store
+from service.settings import Settings
+from service.stores.base import Store
+from tests.conftest import Service
+from tests.sessions.calls import ADAM, MOMENTUM, Adam, Momentum, pointers, problem
+
+MODELS: dict[str, tuple[dict[str, Any], type[Adam] | type[Momentum]]] = {
+    "adam": (ADAM, Adam),
+    "momentum": (MOMENTUM, Momentum),
+}
+ROWS_KEPT = 6
+KEPT = {"all": 1 << 20, "few": ROWS_KEPT * 16}
+
+numbers = st.floats(-100, 100, allow_subnormal=False)
+gradients = st.tuples(numbers, numbers).map(list)
+losses = st.none() | numbers
+which = st.integers(0, 1 << 16)  # picks one of what there is at that moment
+
+
+@dataclass
+class Modelled:
+    """What a session must be."""
+
+    body: dict[str, Any]
+    model: Adam | Momentum
+    ttl: float | None
+    updated: float
+    params: list[list[float]]
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    gone: bool = False
+
+
+class Machine(RuleBasedStateMachine):
+    """One service at a time on one store, and now and then a rival on the same."""
+
+    @initialize(kind=st.sampled_from(["memory", "sqlite"]), kept=st.sampled_from(list(KEPT)), spacing=st.integers(1, 5))
+    def start(self, kind: str, kept: str, spacing: int) -> None:
+        self.runner = asyncio.Runner()
+        self.directory = Path(tempfile.mkdtemp(prefix="thalweg-"))
+        self.now = 1_000_000.0
+        self.bounded = kept == "few"
+        self.settings = Settings(
+            store=kind, data=self.directory, kept_gradient_bytes=KEPT[kept], snapshot_every=spacing, cache_bytes=200
+        )
+        self.store: Store = open_store(self.settings)
+        self.service = self.serve()
+        self.sessions: list[Modelled] = []
+
+    def serve(self) -> Service:
+        return Service(self.runner.run, self.settings, self.store, lambda: self.now)
+
+    def teardown(self) -> None:
+        if hasattr(self, "service"):
+            self.service.stop()
+            self.store.close()
+            self.runner.close()
+            shutil.rmtree(self.directory)
+
+    # What is sent
+
+    def path(self, session: Modelled) -> str:
+        return f"/v1/sessions/{session.body['id']}"
+
+    def pick(self, which: int) -> Modelled:
+        return self.sessions[which % len(self.sessions)]
+
+    def lives(self, session: Modelled) -> bool:
+        """Whether it does; notes an expiry, which whoever asks next will find."""
+        if session.ttl is not None and self.now > session.updated + session.ttl:
+            session.gone = True
+        return not session.gone
+
+    def post(self, session: Modelled, body: dict[str, Any], service: Service | None = None) -> Any:
+        return (service or self.service).post(f"{self.path(session)}/steps", body)
+
+    def take(self, session: Modelled, body: dict[str, Any], service: Service | None = None) -> None:
+        """A step that must be applied."""
+        response = self.post(session, body, service)
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        assert response.status_code == 200, response.text
+        session.model.step(body["gradients"])
+        session.updated = self.now
+        session.params.append(session.model.params.tolist())
+        answer = response.json()
+        number = len(session.params) - 1
+        assert (answer["step"], answer["durable_step"], answer["replayed"]) == (number, number, False)
+        assert answer["params"] == session.params[-1]
+        assert answer["learning_rate"] == session.model.learning_rate
+        session.sent.append({**body, "step": number})
+        session.answers.append(answer)
+
+    @precondition(lambda self: len(self.sessions) < 3)
+    @rule(optimizer=st.sampled_from(list(MODELS)), params=gradients, ttl=st.none() | st.integers(50, 500))
+    def create(self, optimizer: str, params: list[float], ttl: int | None) -> None:
+        specification, model = MODELS[optimizer]
+        body = {"id": f"s{len(self.sessions)}", "optimizer": specification, "params": params}
+        if ttl is not None:
+            body["ttl_seconds"] = ttl
+        response = self.service.post("/v1/sessions", body)
+        assert response.status_code == 201, response.text
+        assert response.json()["params"] == params
+        self.sessions.append(Modelled(body, model(params), ttl, self.now, [params]))
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, other=st.booleans())
+    def create_again(self, which: int, other: bool) -> None:
+        session = self.pick(which)
+        response = self.service.post("/v1/sessions", {**session.body, "labels": {"x": "y"}} if other else session.body)
+        if not self.lives(session):
+            problem(response, 410, "gone")
+        elif other:
+            assert pointers(problem(response, 422, "invalid")) == ["/id"]
+        else:
+            assert (response.status_code, response.json()["params"]) == (200, session.params[-1])
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, gradients=gradients, loss=losses)
+    def step(self, which: int, gradients: list[float], loss: float | None) -> None:
+        session = self.pick(which)
+        self.take(session, {"gradients": gradients, "loss": loss, "step": len(session.params)})
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, gradients=st.lists(gradients, min_size=2, max_size=8))
+    def steps_without_numbers(self, which: int, gradients: list[list[float]]) -> None:
+        for g in gradients:
+            self.take(self.pick(which), {"gradients": g})
+
+    @precondition(lambda self: any(session.sent for session in self.sessions))
+    @rule(which=which, at=which, returning=st.sampled_from(["params", "updates", "none"]))
+    def repeat(self, which: int, at: int, returning: str) -> None:
+        """Any step may be sent again; what was answered is answered, as long as it is kept."""
+        session = self.pick(which)
+        if not session.sent:
+            return
+        i = at % len(session.sent)
+        response = self.post(session, {**session.sent[i], "return": returning})
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        if response.status_code == 410:
+            self.check_forgotten(session, response, i + 1 if returning == "params" else i)
+            return
+        expected = {**session.answers[i], "durable_step": len(session.sent), "replayed": True}
+        if returning != "params":
+            del expected["params"]
+        if returning == "updates":
+            expected["updates"] = [b - a for a, b in zip(session.params[i], session.params[i + 1], strict=True)]
+        assert response.json() == expected
+
+    @precondition(lambda self: any(session.sent for session in self.sessions))
+    @rule(which=which, at=which, change=st.sampled_from(["gradient", "loss"]))
+    def another_body(self, which: int, at: int, change: str) -> None:
+        session = self.pick(which)
+        if not session.sent:
+            return
+        body = dict(session.sent[at % len(session.sent)])
+        if change == "gradient":
+            body["gradients"] = [body["gradients"][0] + 1.0, body["gradients"][1]]
+        else:
+            body["loss"] = 1.0 if body.get("loss") is None else body["loss"] + 1.0
+        response = self.post(session, body)
+        if not self.lives(session):
+            problem(response, 410, "gone")
+        else:
+            assert problem(response, 422, "step-reused")["current_step"] == len(session.sent)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, ahead=st.integers(1, 100))
+    def gap(self, which: int, ahead: int) -> None:
+        session = self.pick(which)
+        response = self.post(session, {"gradients": [0.0, 0.0], "step": len(session.params) + ahead})
+        if not self.lives(session):
+            problem(response, 410, "gone")
+        else:
+            assert problem(response, 412, "step-mismatch")["current_step"] == len(session.sent)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, gradients=st.sampled_from([[1.0], [1.0, None], {"w": 1.0}, [1.0, "2"], None, [1e200, 1e308]]))
+    def wrong(self, which: int, gradients: Any) -> None:
+        session = self.pick(which)
+        huge = gradients == [1e200, 1e308]
+        if huge and session.body["optimizer"] is MOMENTUM:
+            return
+        response = self.post(session, {"gradients": gradients, "step": len(session.params)})
+        assert response.status_code == (422 if self.lives(session) else 410)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, rate=st.floats(1e-6, 10.0))
+    def patch(self, which: int, rate: float) -> None:
+        session = self.pick(which)
+        response = self.service.patch(self.path(session), {"hyperparameters": {"learning_rate": rate}})
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        assert (response.status_code, response.json()["hyperparameters"]["learning_rate"]) == (200, rate)
+        session.model.learning_rate = rate
+        session.updated = self.now
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, ttl=st.none() | st.integers(50, 500), label=st.sampled_from("abc"))
+    def patch_head(self, which: int, ttl: int | None, label: str) -> None:
+        session = self.pick(which)
+        response = self.service.patch(self.path(session), {"ttl_seconds": ttl, "labels": {"l": label}})
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        assert response.status_code == 200
+        session.ttl = ttl
+        session.labels = {"l": label}
+
+    # What is read
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, at=which)
+    def read_params(self, which: int, at: int) -> None:
+        session = self.pick(which)
+        step = at % (len(session.params) + 2)
+        response = self.service.get(f"{self.path(session)}/params?step={step}")
+        if not self.lives(session):
+            problem(response, 410, "gone")
+        elif step >= len(session.params):
+            problem(response, 404, "not-found")
+        elif response.status_code == 410:
+            self.check_forgotten(session, response, step)
+        else:
+            assert response.json() == {"step": step, "params": session.params[step]}
+
+    def check_forgotten(self, session: Modelled, response: Any, step: int) -> None:
+        """That something is gone is only right where gradients are bounded, and far enough back."""
+        gone = problem(response, 410, "step-not-kept")
+        assert self.bounded
+        assert step < gone["kept_from_step"] <= len(session.sent)
+        assert gone["kept_from_step"] > 0
+        assert step < len(session.sent) - 1
+        first = self.service.get(f"{self.path(session)}/params?step={gone['kept_from_step']}")
+        assert first.json()["params"] == session.params[gone["kept_from_step"]]
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, limit=st.integers(1, 5))
+    def read_history(self, which: int, limit: int) -> None:
+        session = self.pick(which)
+        path = f"{self.path(session)}/steps?limit={limit}"
+        response = self.service.get(path)
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        found: list[dict[str, Any]] = response.json()["items"]
+        while "next_cursor" in response.json():
+            response = self.service.get(f"{path}&after={response.json()['next_cursor']}")
+            found += response.json()["items"]
+        for item, answer, sent in zip(found, session.answers, session.sent, strict=True):
+            for key in ("step", "learning_rate", "gradient_norm", "update_norm"):
+                assert item[key] == answer[key]
+            assert item.get("loss") == sent.get("loss")
+
+    @rule()
+    def read_list(self) -> None:
+        items = self.service.get("/v1/sessions").json()["items"]
+        living = [session for session in self.sessions if self.lives(session)]
+        assert [(item["id"], item["step"], item["labels"]) for item in items] == [
+            (session.body["id"], len(session.sent), session.labels) for session in reversed(living)
+        ]
+
+    # What happens besides
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which)
+    def delete(self, which: int) -> None:
+        session = self.pick(which)
+        response = self.service.delete(self.path(session))
+        assert response.status_code == (204 if self.lives(session) else 410)
+        session.gone = True
+
+    @rule()
+    def evict(self) -> None:
+        live = self.service.engine._live
+        for session in list(live._held.values()):
+            live.drop(session)
+
+    @rule()
+    def restart(self) -> None:
+        self.service.stop()
+        if self.settings.store == "sqlite":
+            self.store.close()
+            self.store = open_store(self.settings)
+        self.service = self.serve()
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, gradients=gradients, same=st.booleans())
+    def rival(self, which: int, gradients: list[float], same: bool) -> None:
+        """Another engine takes the step that we are about to take, with the same body or another."""
+        session = self.pick(which)
+        body = {"gradients": gradients, "step": len(session.params)}
+        rival = self.serve()
+        try:
+            self.take(session, body, rival)
+        finally:
+            rival.stop()
+        if session.gone:
+            return
+        if same:
+            answer = self.post(session, body)
+            assert answer.json() == {**session.answers[-1], "replayed": True}
+        else:
+            refused = self.post(session, {**body, "gradients": [gradients[0] + 1.0, gradients[1]]})
+            assert problem(refused, 422, "step-reused")["current_step"] == len(session.sent)
+
+    @rule(seconds=st.integers(1, 200))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+
+    @invariant()
+    def every_session_is_what_it_must_be(self) -> None:
+        for session in getattr(self, "sessions", ()):
+            response = self.service.get(f"{self.path(session)}/params")
+            if self.lives(session):
+                assert response.json() == {"step": len(session.sent), "params": session.params[-1]}
+            else:
+                problem(response, 410, "gone")
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(
+    max_examples=40, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
