@@ -7,9 +7,33 @@ from typing import Any
 from service.errors import unknown
 from service.optim.hyperparameters import REQUIRED
 from service.optim.rule import Algorithm, Dialect
-from service.optim.rules import adadelta, adagrad, adam, rmsprop, sgd
+from service.optim.rules import (
+    adadelta,
+    adagrad,
+    adam,
+    adan,
+    ademamix,
+    adopt,
+    amsgrad,
+    asgd,
+    cocob,
+    dual_averaging,
+    mixtures,
+    nadam,
+    optimistic,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+    sign,
+    variance,
+)
 
-_FAMILIES = (sgd, adagrad, rmsprop, adadelta, adam)
+_FAMILIES = (
+    *(sgd, asgd, mixtures, optimistic, sign, rprop),
+    *(adagrad, rmsprop, adadelta, dual_averaging, cocob),
+    *(adam, amsgrad, nadam, radam, variance, adan, ademamix, adopt),
+)
 
 ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm for family in _FAMILIES for algorithm in family.ALGORITHMS

@@ -3,7 +3,7 @@
 Each `Spelling` maps a library's class to an algorithm in that library's dialect. What an argument means is one of:
 a name (ours), `OrNull` (a name, and null is the default), a tuple of names (one for each item of a list), `SPEED`
 (accepted, changes no number), `Only` (accepted at the one value that means nothing special, refused otherwise with the
-reason), or `Clip` (becomes a transform).
+reason), or `Clip` (becomes a transform). `REFUSED` says of every other optimizer of the three why it cannot be had.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ _OPTAX_ADAM: dict[str, Target] = {
     "eps": "epsilon",
     "eps_root": "epsilon_root",
     "mu_dtype": _DTYPE,
-    "nesterov": Only((False,), "that is NAdam, which has no entry yet"),
+    "nesterov": Only((False,), "that is NAdam: say optax.nadam or optax.nadamw"),
 }
+_OPTAX_NESTEROV: dict[str, Target] = {**_OPTAX_ADAM, "nesterov": "nesterov"}
+_DECAY: dict[str, Target] = {"weight_decay": "weight_decay", "mask": _MASK}
 _KERAS: dict[str, Target] = {
     "learning_rate": "learning_rate",
     "weight_decay": OrNull("weight_decay"),
@@ -106,7 +108,7 @@ _KERAS_ADAM: dict[str, Target] = {
 
 
 def _optax(path: str, algorithm: str, arguments: Mapping[str, Target], **fixed: Any) -> Spelling:
-    return Spelling(f"optax.{path}", algorithm, "optax", arguments, fixed)
+    return Spelling(f"optax.{path}", algorithm, "optax", {"learning_rate": "learning_rate", **arguments}, fixed)
 
 
 def _torch(path: str, algorithm: str, arguments: Mapping[str, Target]) -> Spelling:
@@ -121,113 +123,220 @@ def _without(arguments: Mapping[str, Target], *names: str) -> dict[str, Target]:
     return {name: target for name, target in arguments.items() if name not in names}
 
 
+def _same(*names: str) -> dict[str, Target]:
+    """Arguments whose names are ours."""
+    return {name: name for name in names}
+
+
 SPELLINGS: dict[str, Spelling] = {
     spelling.path: spelling
     for spelling in (
-        _torch("SGD", "sgd", {**_TORCH, "momentum": "momentum", "dampening": "dampening", "nesterov": "nesterov"}),
+        _torch("SGD", "sgd", {**_TORCH, **_same("momentum", "dampening", "nesterov")}),
+        _torch(
+            "ASGD", "asgd", {**_without(_TORCH, "fused"), "lambd": "decay", "alpha": "power", "t0": "averaging_start"}
+        ),
+        _torch(
+            "Rprop",
+            "rprop",
+            {
+                **_without(_TORCH, "weight_decay", "fused"),
+                "etas": ("decrease_factor", "increase_factor"),
+                "step_sizes": ("smallest_step", "largest_step"),
+            },
+        ),
         _torch(
             "Adagrad",
             "adagrad",
             {
                 **_TORCH,
                 "lr_decay": "learning_rate_decay",
-                "initial_accumulator_value": "initial_accumulator_value",
+                **_same("initial_accumulator_value"),
                 "eps": "epsilon",
             },
         ),
         _torch("Adadelta", "adadelta", {**_TORCH, "rho": "rho", "eps": "epsilon"}),
-        _torch(
-            "RMSprop",
-            "rmsprop",
-            {**_TORCH, "alpha": "rho", "eps": "epsilon", "momentum": "momentum", "centered": "centered"},
-        ),
-        _torch("Adam", "adam", {**_TORCH_ADAM, "decoupled_weight_decay": "decoupled_weight_decay"}),
+        _torch("RMSprop", "rmsprop", {**_TORCH, "alpha": "rho", "eps": "epsilon", **_same("momentum", "centered")}),
+        _torch("Adam", "adam", {**_TORCH_ADAM, **_same("decoupled_weight_decay")}),
         _torch("AdamW", "adamw", _TORCH_ADAM),
         _torch("Adamax", "adamax", _without(_TORCH_ADAM, "amsgrad")),
+        _torch(
+            "NAdam",
+            "nadam",
+            {**_without(_TORCH_ADAM, "amsgrad", "fused"), **_same("momentum_decay", "decoupled_weight_decay")},
+        ),
+        _torch("RAdam", "radam", {**_without(_TORCH_ADAM, "amsgrad", "fused"), **_same("decoupled_weight_decay")}),
+        _optax("sgd", "sgd", {"momentum": OrNull("momentum"), "nesterov": "nesterov", "accumulator_dtype": _DTYPE}),
+        _optax("sign_sgd", "sign_sgd", {}),
+        _optax("signum", "signum", {"beta": "beta", "accumulator_dtype": _DTYPE}),
         _optax(
-            "sgd",
-            "sgd",
-            {
-                "learning_rate": "learning_rate",
-                "momentum": OrNull("momentum"),
-                "nesterov": "nesterov",
-                "accumulator_dtype": _DTYPE,
-            },
+            "optimistic_gradient_descent",
+            "optimistic_gradient_descent",
+            {"alpha": "gradient_weight", "beta": "optimism"},
         ),
         _optax(
-            "adagrad",
-            "adagrad",
+            "optimistic_adam_v2",
+            "optimistic_adam",
+            {"alpha": "gradient_weight", "beta": "optimism", **_OPTAX_NESTEROV},
+        ),
+        _optax(
+            "rprop",
+            "rprop",
             {
-                "learning_rate": "learning_rate",
-                "initial_accumulator_value": "initial_accumulator_value",
-                "eps": "epsilon",
+                "eta_minus": "decrease_factor",
+                "eta_plus": "increase_factor",
+                "min_step_size": "smallest_step",
+                "max_step_size": "largest_step",
             },
         ),
+        _optax("adagrad", "adagrad", {**_same("initial_accumulator_value"), "eps": "epsilon"}),
         _optax(
             "adadelta",
             "adadelta",
-            {
-                "learning_rate": "learning_rate",
-                "rho": "rho",
-                "eps": "epsilon",
-                "weight_decay": "weight_decay",
-                "weight_decay_mask": _MASK,
-            },
+            {"rho": "rho", "eps": "epsilon", "weight_decay": "weight_decay", "weight_decay_mask": _MASK},
         ),
         _optax(
             "rmsprop",
             "rmsprop",
             {
-                "learning_rate": "learning_rate",
                 "decay": "rho",
                 "eps": "epsilon",
                 "initial_scale": "initial_accumulator_value",
                 "eps_in_sqrt": "epsilon_inside_root",
-                "centered": "centered",
                 "momentum": OrNull("momentum"),
-                "nesterov": "nesterov",
-                "bias_correction": "bias_correction",
+                **_same("centered", "nesterov", "bias_correction"),
             },
         ),
         _optax("adam", "adam", _OPTAX_ADAM),
+        _optax("adamw", "adamw", {**_OPTAX_ADAM, **_DECAY}),
+        _optax("nadam", "nadam", _without(_OPTAX_ADAM, "nesterov")),
+        _optax("nadamw", "nadamw", {**_without(_OPTAX_ADAM, "nesterov"), **_DECAY}),
         _optax(
             "amsgrad",
-            "adam",
+            "amsgrad",
             {
                 **_without(_OPTAX_ADAM, "nesterov"),
                 "bias_correction_mu": "correct_first_moment",
                 "bias_correction_nu": "correct_second_moment",
             },
-            amsgrad=True,
         ),
-        _optax("adamw", "adamw", {**_OPTAX_ADAM, "weight_decay": "weight_decay", "mask": _MASK}),
         _optax("adamax", "adamax", _without(_OPTAX_ADAM, "nesterov", "mu_dtype", "eps_root")),
         _optax(
             "adamaxw",
             "adamax",
-            {
-                **_without(_OPTAX_ADAM, "nesterov", "mu_dtype", "eps_root"),
-                "weight_decay": "weight_decay",
-                "mask": _MASK,
-            },
+            {**_without(_OPTAX_ADAM, "nesterov", "mu_dtype", "eps_root"), **_DECAY},
             weight_decay=1e-4,
         ),
-        _keras("SGD", "sgd", {**_KERAS, "momentum": "momentum", "nesterov": "nesterov"}),
-        _keras(
-            "RMSprop",
-            "rmsprop",
-            {**_KERAS, "rho": "rho", "momentum": "momentum", "epsilon": "epsilon", "centered": "centered"},
+        _optax("radam", "radam", {**_without(_OPTAX_NESTEROV, "mu_dtype"), "threshold": "threshold"}),
+        _optax("yogi", "yogi", _without(_OPTAX_ADAM, "nesterov", "mu_dtype", "eps_root")),
+        _optax("adabelief", "adabelief", _without(_OPTAX_NESTEROV, "mu_dtype")),
+        _optax("lion", "lion", {**_without(_OPTAX_ADAM, "nesterov", "eps", "eps_root"), **_DECAY}),
+        _optax("adan", "adan", {**_without(_OPTAX_ADAM, "nesterov", "mu_dtype"), "b3": "beta3", **_DECAY}),
+        _optax("contrib.acprop", "acprop", {**_without(_OPTAX_ADAM, "nesterov", "mu_dtype"), **_DECAY}),
+        _optax(
+            "contrib.ademamix",
+            "ademamix",
+            {**_without(_OPTAX_ADAM, "nesterov"), "b3": "beta3", "alpha": "slow_weight", **_DECAY},
         ),
+        _optax(
+            "contrib.simplified_ademamix",
+            "simplified_ademamix",
+            {**_without(_OPTAX_ADAM, "nesterov", "mu_dtype"), "alpha": "gradient_weight", **_DECAY},
+        ),
+        _optax(
+            "contrib.adopt",
+            "adopt",
+            {
+                **_without(_OPTAX_NESTEROV, "eps_root"),
+                "use_clipping": "use_clipping",
+                "clip_value_fn": Only((None,), "the limit is count ** 0.25; use_clipping=false is none"),
+            },
+        ),
+        _optax("contrib.cocob", "cocob", {"alpha": "alpha", "eps": "epsilon", **_DECAY}),
+        _optax("contrib.madgrad", "madgrad", {**_same("momentum", "weight_decay"), "eps": "epsilon"}),
+        _keras("SGD", "sgd", {**_KERAS, **_same("momentum", "nesterov")}),
+        _keras("RMSprop", "rmsprop", {**_KERAS, **_same("rho", "momentum", "epsilon", "centered")}),
         _keras("Adam", "adam", _KERAS_ADAM),
         _keras("AdamW", "adamw", {**_KERAS_ADAM, "weight_decay": "weight_decay"}),
-        _keras(
-            "Adagrad",
-            "adagrad",
-            {**_KERAS, "initial_accumulator_value": "initial_accumulator_value", "epsilon": "epsilon"},
-        ),
-        _keras("Adadelta", "adadelta", {**_KERAS, "rho": "rho", "epsilon": "epsilon"}),
+        _keras("Adagrad", "adagrad", {**_KERAS, **_same("initial_accumulator_value", "epsilon")}),
+        _keras("Adadelta", "adadelta", {**_KERAS, **_same("rho", "epsilon")}),
         _keras("Adamax", "adamax", _without(_KERAS_ADAM, "amsgrad")),
+        _keras("Nadam", "nadam", _without(_KERAS_ADAM, "amsgrad")),
+        _keras("Lion", "lion", _without(_KERAS_ADAM, "amsgrad", "epsilon")),
+        _keras(
+            "Ftrl",
+            "ftrl",
+            {
+                **_KERAS,
+                "learning_rate_power": Only((-0.5,), "only the square root gives the same bits on every machine"),
+                **_same("initial_accumulator_value", "beta"),
+                "l1_regularization_strength": "l1",
+                "l2_regularization_strength": "l2",
+                "l2_shrinkage_regularization_strength": "l2_shrinkage",
+            },
+        ),
     )
+}
+
+_POINTS = "it needs function values or gradients at points of its own choice, which sessions do not offer yet"
+_NORMS = "it needs a norm or a mean of each whole tensor, which rules here do not see yet"
+_SUMS = "it needs sums over all tensors, which rules here do not see yet"
+_MATRICES = "it treats a tensor as a matrix, which rules here do not yet"
+_WRAPS = "it wraps another optimizer, which specifications cannot say yet"
+_TWO_POINTS = "it takes its gradients at other parameters than it evaluates, which sessions do not tell apart yet"
+_RANDOM = "it needs random numbers, which a session does not keep yet"
+_EXAMPLES = "it needs the gradients of single examples; a session receives their mean"
+_BASE = "it is the class that the others derive from; name one of those"
+
+
+def _refused(prefix: str, reasons: Mapping[str, str]) -> dict[str, str]:
+    return {f"{prefix}.{name}": reason for names, reason in reasons.items() for name in names.split()}
+
+
+REFUSED: dict[str, str] = {
+    **_refused(
+        "torch.optim",
+        {
+            "LBFGS": _POINTS,
+            "Adafactor": _NORMS,
+            "Muon": _MATRICES,
+            "SparseAdam": "it needs sparse gradients, and sessions take dense ones; torch.optim.Adam is the dense form",
+            "Optimizer": _BASE,
+        },
+    ),
+    **_refused(
+        "optax",
+        {
+            "lbfgs polyak_sgd": _POINTS,
+            "adafactor fromage lamb lars novograd sm3": _NORMS,
+            "noisy_sgd": _RANDOM,
+            "optimistic_adam": "it is deprecated; say optax.optimistic_adam_v2, whose beta is optimism / learning_rate",
+            "lookahead MultiSteps": _WRAPS,
+        },
+    ),
+    **_refused(
+        "optax.contrib",
+        {
+            "momo momo_adam sam sophia": _POINTS,
+            "reduce_on_plateau": "it needs the value of the function, which a step does not take yet",
+            "normalize": "it scales by the norm of all gradients; clip_by_global_norm is the nearest transform",
+            "dadapt_adamw dog dowg prodigy": _SUMS,
+            "muon galore": _MATRICES,
+            "mechanize split_real_and_imaginary": _WRAPS,
+            "schedule_free schedule_free_adamw schedule_free_sgd": _TWO_POINTS,
+            "dpsgd differentially_private_aggregate": _EXAMPLES,
+        },
+    ),
+    **_refused(
+        "keras.optimizers",
+        {
+            "Adafactor Lamb": _NORMS,
+            "Muon": _MATRICES,
+            "ScheduleFreeAdamW": _TWO_POINTS,
+            "LossScaleOptimizer": "divide the gradients by the loss scale before you send them",
+            "MultiOptimizer OptimizerMap": "say groups instead, or open one session for each optimizer",
+            "Optimizer": _BASE,
+        },
+    ),
 }
 
 
@@ -250,8 +359,10 @@ def translate(path: str, arguments: Mapping[str, Any]) -> Translation:
     """Our name, dialect and hyperparameters for a library class with its own arguments.
 
     Raises Invalid: an unknown class or argument (with the nearest and the accepted), or one that cannot be had here
-    (with the reason).
+    (with the reason, from REFUSED or from `Only`).
     """
+    if path in REFUSED:
+        raise Invalid(f"{path} cannot be had here: {REFUSED[path]}.", pointer="/like")
     if path not in SPELLINGS:
         raise unknown("library class", path, list(SPELLINGS), pointer="/like")
     spelling = SPELLINGS[path]

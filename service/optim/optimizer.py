@@ -23,8 +23,9 @@ from service.errors import Invalid
 from service.optim import catalogue, kernels, libraries
 from service.optim.hyperparameters import fill
 from service.optim.kernels import Decay
-from service.optim.rule import Algorithm, Dialect, Rule, Values
-from service.optim.schedules import Schedule, parse
+from service.optim.rule import PARAMETERS, Algorithm, Dialect, Rule, Values
+from service.optim.schedules.catalogue import parse
+from service.optim.schedules.form import Schedule
 from service.optim.tensors import Array, Layout
 from service.optim.transforms import Applied, parse_list
 
@@ -204,12 +205,20 @@ class Optimizer:
 
     def init(self, params: Array) -> State:
         """The state before the first step, on flat parameters of shape (layout.size,)."""
-        slots = tuple(np.zeros_like(params) for _ in self.rule.slots)
-        for slot, name in zip(slots, self.rule.slots, strict=True):
-            for spec, indices in self.members:
-                for i in indices if name in self.rule.initial else ():
-                    slot[self.layout.slices[i]] = spec.values.get(self.rule.initial[name], 0.0)
-        return State(0, params, slots, 0)
+        return State(0, params, tuple(self._start(name, params) for name in self.rule.slots), 0)
+
+    def _start(self, name: str, params: Array) -> Array:
+        """Where the slot of that name starts."""
+        start = self.rule.initial.get(name, 0.0)
+        if start is PARAMETERS:
+            return params.copy()
+        if not isinstance(start, str):
+            return np.full_like(params, start)
+        slot = np.zeros_like(params)
+        for spec, indices in self.members:
+            for i in indices:
+                slot[self.layout.slices[i]] = spec.at(0).get(start, 0.0)
+        return slot
 
     def step(self, state: State, gradient: Array, absent: Sequence[int] = ()) -> Step:
         """One step: a new state, the old one untouched.
@@ -239,7 +248,7 @@ class Optimizer:
     def _update(
         self, spec: Specification, values: Values, t: int, p: Array, g: Array, slots: tuple[Array, ...]
     ) -> tuple[Array, ...]:
-        decay = _decay(spec, values) if self.decaying else None
+        decay = decay_scalars(spec, values) if self.decaying else None
         return kernels.update(self.rule, p, g, slots, spec.dialect.scalars(values, t), decay)
 
     def _step_by_tensor(self, state: State, gradient: Array, absent: frozenset[int]) -> State:
@@ -331,7 +340,7 @@ def _decays(spec: Specification) -> bool:
     return bool(spec.values.get("maximize")) or spec.values.get("weight_decay", 0.0) != 0.0
 
 
-def _decay(spec: Specification, values: Values) -> Decay:
+def decay_scalars(spec: Specification, values: Values) -> Decay:
     sign = -1.0 if values.get("maximize") else 1.0
     strength = values.get("weight_decay", 0.0)
     kind = "decoupled" if values.get("decoupled_weight_decay") else spec.dialect.decay

@@ -12,6 +12,9 @@ and cast to the tensor's type. The body uses `+ - * /`, comparisons and the func
 literal would promote float32. So the same function object runs on whole arrays in NumPy and, compiled, on one
 element at a time, and both give the same bits.
 
+What depends on the step count alone, a first step that is unlike the others included, is a scalar, never a branch.
+A body takes no logarithm and no power: their last bits are the C library's; `cube_root` is made of square roots.
+
 A `Rule` names such a function and its slots. An `Algorithm` is a catalogue entry: its hyperparameters and its
 dialects. A `Dialect` is how one library or paper spells it: the defaults, which rule the options choose, and how the
 scalars come out of the hyperparameters and the step count.
@@ -30,6 +33,7 @@ from service.optim.hyperparameters import Hyperparameter
 
 abs_ = np.abs
 maximum = np.maximum
+minimum = np.minimum
 sqrt = np.sqrt
 
 Values = Mapping[str, Any]
@@ -50,16 +54,59 @@ def divide(x: Any, y: Any, zero: Any) -> Any:
     return where(y != zero, quotient, zero)
 
 
+def sign(x: Any, one: Any, zero: Any) -> Any:
+    """1, -1, or x itself where it is a zero of either sign."""
+    return where(x > zero, one, where(x < zero, -one, x))
+
+
+def cube_root(x: Any, zero: Any) -> Any:
+    """∛x of what is not negative, to the last bit or two, by operations that round alike everywhere.
+
+    1/3 = 1/4 + 1/16 + 1/64 + ..., so that square roots come close; Halley's iteration does the rest, each pass three
+    times the digits. It is written with x / y², which neither overflows nor vanishes where x does not.
+    """
+    part = sqrt(sqrt(x))
+    y = part
+    part = sqrt(sqrt(part))
+    y = y * part
+    part = sqrt(sqrt(part))
+    y = y * part
+    part = sqrt(sqrt(part))
+    y = y * part
+    part = sqrt(sqrt(part))
+    y = y * part
+    y = halley(x, y, zero)
+    y = halley(x, y, zero)
+    return halley(x, y, zero)
+
+
+def halley(x: Any, y: Any, zero: Any) -> Any:
+    """A better cube root of x than y: y (y³ + 2x) / (2y³ + x)."""
+    r = divide(divide(x, y, zero), y, zero)
+    return y * divide(y + r + r, y + y + r, zero)
+
+
+class _Parameters:
+    """The start of a slot that begins as a copy of the parameters."""
+
+    def __repr__(self) -> str:
+        return "PARAMETERS"
+
+
+PARAMETERS = _Parameters()
+
+
 @dataclass(frozen=True)
 class Rule:
     """An update function and the slots of state that it keeps, each of the parameters' shape.
 
-    `initial` maps a slot to the hyperparameter that it starts at, where the dialect has it; the others start at zero.
+    `initial` says where a slot starts, if not at zero: at a number; at a hyperparameter, by its name (zero where the
+    dialect does not have it; its first value where it follows a schedule); or at the parameters, by PARAMETERS.
     """
 
     update: Callable[..., Any]
     slots: tuple[str, ...] = ()
-    initial: Mapping[str, str] = field(default_factory=dict)
+    initial: Mapping[str, str | float | _Parameters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

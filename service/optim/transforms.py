@@ -16,7 +16,8 @@ import numpy as np
 
 from service.errors import Invalid, NonFinite, unknown
 from service.optim.hyperparameters import REQUIRED, Hyperparameter, fill
-from service.optim.schedules import Schedule, parse
+from service.optim.schedules.catalogue import parse
+from service.optim.schedules.form import Schedule
 from service.optim.tensors import Array, norm
 
 Values = Mapping[str, Any]

@@ -6,7 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.errors import NotFound, nearest
-from service.optim import catalogue, libraries, schedules, transforms
+from service.optim import catalogue, libraries, transforms
+from service.optim.schedules import catalogue as schedules
 from service.routes.bodies import answer, json_answer
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from service.functions.catalogue import FUNCTIONS
 from service.optim.catalogue import ALGORITHMS
 from service.optim.libraries import SPELLINGS
-from service.optim.schedules import SCHEDULES
+from service.optim.schedules.catalogue import SCHEDULES
+from service.optim.schedules.catalogue import SPELLINGS as SCHEDULE_SPELLINGS
 from service.optim.transforms import TRANSFORMS
 from service.settings import PREFIX, Settings
 
@@ -33,8 +34,11 @@ def optimizers() -> str:
 
 def schedules() -> str:
     """One row a schedule."""
-    rows = [(f"`{f.name}`", f.summary, ", ".join(f"`{a.name}`" for a in f.arguments)) for f in SCHEDULES.values()]
-    return table(("name", "what it does", "arguments"), rows)
+    rows = []
+    for f in SCHEDULES.values():
+        like = ", ".join(f"`{s.path}`" for s in SCHEDULE_SPELLINGS.values() if f.name in s.forms)
+        rows.append((f"`{f.name}`", f.summary, ", ".join(f"`{a.name}`" for a in f.arguments), like))
+    return table(("name", "what it does", "arguments", "`like`"), rows)
 
 
 def transforms() -> str:

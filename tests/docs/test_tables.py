@@ -11,7 +11,8 @@ import pytest
 from service.functions.catalogue import FUNCTIONS
 from service.optim.catalogue import ALGORITHMS
 from service.optim.libraries import SPELLINGS
-from service.optim.schedules import SCHEDULES
+from service.optim.schedules.catalogue import SCHEDULES
+from service.optim.schedules.catalogue import SPELLINGS as SCHEDULE_SPELLINGS
 from service.optim.transforms import TRANSFORMS
 from service.settings import PREFIX, Settings
 from tests.docs.tables import README, filled
@@ -25,8 +26,16 @@ def test_generated_tables_are_current() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [ALGORITHMS, SPELLINGS, SCHEDULES, TRANSFORMS, FUNCTIONS, [PREFIX + n.upper() for n in Settings.model_fields]],
-    ids=["optimizers", "spellings", "schedules", "transforms", "functions", "settings"],
+    [
+        ALGORITHMS,
+        SPELLINGS,
+        SCHEDULES,
+        SCHEDULE_SPELLINGS,
+        TRANSFORMS,
+        FUNCTIONS,
+        [PREFIX + name.upper() for name in Settings.model_fields],
+    ],
+    ids=["optimizers", "spellings", "schedules", "schedule spellings", "transforms", "functions", "settings"],
 )
 def test_every_member_is_documented(names: Iterable[str]) -> None:
     missing = [name for name in names if f"`{name}`" not in TEXT]

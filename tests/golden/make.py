@@ -124,7 +124,8 @@ def run_optax(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Itera
     if case.clip:
         transform = optax.chain(resolve(case.clip[0])(**case.clip[1]), transform)
     parameters = jax.tree.map(jax.numpy.asarray, initial)
-    state = transform.init(parameters)
+    # optax's counters are int32, of which jax takes a root in single precision (madgrad), and of int64 in double.
+    state = jax.tree.map(lambda x: x.astype("int64") if x.dtype == "int32" else x, transform.init(parameters))
     for gradients in steps:
         updates, state = transform.update(jax.tree.map(jax.numpy.asarray, gradients), state, parameters)
         parameters = optax.apply_updates(parameters, updates)

@@ -30,6 +30,15 @@ def sample(hyperparameter: Hyperparameter) -> float:
     return 0.01 if hyperparameter.name == "learning_rate" else 0.5
 
 
+def inside(hyperparameter: Hyperparameter, wanted: float) -> float:
+    """The number, or as far above the range's lower end where it is not in the range."""
+    try:
+        hyperparameter.check(wanted)
+    except Invalid:
+        return max(hyperparameter.low, hyperparameter.above) + wanted
+    return wanted
+
+
 def complete(algorithm: Algorithm, dialect: Dialect) -> Specification:
     """The defaults, with something in the place of what must be given."""
     declared = {h.name: h for h in algorithm.hyperparameters}

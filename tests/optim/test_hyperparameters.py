@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import LARGEST_WHOLE, REQUIRED, Hyperparameter, escape, fill
-from service.optim.schedules import SCHEDULES
+from service.optim.schedules.catalogue import SCHEDULES
 from service.optim.transforms import TRANSFORMS
 
 RATE = Hyperparameter("rate", "A number.", low=0.0, below=1.0)

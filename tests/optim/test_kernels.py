@@ -16,7 +16,7 @@ from service.optim.kernels import Decay, compiled, run_compiled, run_numpy, upda
 from service.optim.optimizer import Optimizer, State, build
 from service.optim.rule import Rule, divide, where
 from service.optim.tensors import DTYPES, Array, single
-from tests.optim.table import SPECIFICATIONS, bits
+from tests.optim.table import DIALECTS, SPECIFICATIONS, bits, inside
 
 DTYPE = pytest.mark.parametrize("dtype", DTYPES)
 PREFIXES = {"none": None, "coupled": Decay(1.0, -1.0, 0.1), "decoupled": Decay(0.99, 1.0, 0.0)}
@@ -152,6 +152,21 @@ def test_scalars_are_doubles_and_as_many_as_the_rule_names(sample: Sample, dtype
     narrow = kernels.cast(c, DTYPES[dtype])
     assert type(narrow) is type(c)
     assert all(np.asarray(value).dtype == DTYPES[dtype] for value in narrow)
+
+
+@pytest.mark.parametrize("specification", DIALECTS.values(), ids=DIALECTS)
+def test_no_hyperparameter_in_its_range_and_no_count_makes_the_scalars_raise(specification: dict[str, Any]) -> None:
+    """Nor a rate that has underflowed to zero; infinities and NaN are numbers that the session refuses later."""
+    spec = build(specification, single(1)).specification
+    for h in spec.algorithm.hyperparameters:
+        if h.kind != "number" or h.name not in spec.values:
+            continue
+        highest = min(h.high, float(np.nextafter(h.below, 0.0)), 1e308)
+        lowest = max(h.low, float(np.nextafter(h.above, np.inf)), 0.0)
+        for value in {lowest, highest, inside(h, 0.5), 0.0 if h.name == "learning_rate" else lowest}:
+            for t in (1, 2, 3, 7, 1000, 10**6, 10**12):
+                c = spec.dialect.scalars({**spec.values, h.name: value}, t)
+                assert all(type(scalar) is float for scalar in c)
 
 
 def test_a_scalar_past_the_range_of_the_type_becomes_an_infinity() -> None:

@@ -8,9 +8,24 @@ import pytest
 
 from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS
-from service.optim.libraries import SPEED, SPELLINGS, Clip, Only, OrNull, Spelling, spellings_of
+from service.optim.libraries import REFUSED, SPEED, SPELLINGS, Clip, Only, OrNull, Spelling, spellings_of
 from service.optim.optimizer import Optimizer, build, resolve
-from tests.optim.table import layout
+from tests.optim.table import inside, layout
+
+# Every optimizer of torch 2.13.0, optax 0.2.8 and Keras 3.15.1: the classes of torch.optim and keras.optimizers, the
+# functions of optax/_src/alias.py and those of optax.contrib that are no parts of one (scale_by_...).
+LIBRARIES = {
+    "torch.optim": "Adadelta Adafactor Adagrad Adam AdamW Adamax ASGD LBFGS Muon NAdam Optimizer RAdam RMSprop Rprop "
+    "SGD SparseAdam",
+    "optax": "adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad fromage lamb lars lbfgs lion "
+    "nadam nadamw noisy_sgd novograd optimistic_adam optimistic_adam_v2 optimistic_gradient_descent polyak_sgd radam "
+    "rmsprop rprop sgd sign_sgd signum sm3 yogi lookahead MultiSteps",
+    "optax.contrib": "acprop ademamix adopt cocob dadapt_adamw differentially_private_aggregate dog dowg dpsgd galore "
+    "madgrad mechanize momo momo_adam muon normalize prodigy reduce_on_plateau sam schedule_free schedule_free_adamw "
+    "schedule_free_sgd simplified_ademamix sophia split_real_and_imaginary",
+    "keras.optimizers": "Adadelta Adafactor Adagrad Adam AdamW Adamax Ftrl Lamb Lion LossScaleOptimizer MultiOptimizer "
+    "Muon Nadam Optimizer OptimizerMap RMSprop SGD ScheduleFreeAdamW",
+}
 
 EVERY = pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
 
@@ -85,9 +100,11 @@ def test_each_argument_does_what_the_table_says(spelling: Spelling) -> None:
             assert refused(call(spelling, **{name: 0.9}))[1] == pointer
             assert f"a list of {len(target)} numbers" in refused(call(spelling, **{name: [0.9]}))[0]
             assert refused(call(spelling, **{name: [0.9, "x"]}))[1] == f"{pointer}/1"
-            values = resolve(call(spelling, **{name: [0.5, 0.25]})).values
-            assert [values[ours] for ours in target] == [0.5, 0.25]
-            assert resolve(call(spelling, **{name: (0.5, 0.25)})).values == values
+            declared = {h.name: h for h in ALGORITHMS[spelling.algorithm].hyperparameters}
+            pair = [inside(declared[ours], value) for ours, value in zip(target, (0.5, 0.25), strict=True)]
+            values = resolve(call(spelling, **{name: pair})).values
+            assert [values[ours] for ours in target] == pair
+            assert resolve(call(spelling, **{name: tuple(pair)})).values == values
         else:
             detail, place = refused(call(spelling, **{name: "x"}))
             assert place == pointer
@@ -166,6 +183,28 @@ def test_refusals(specification: dict[str, Any], words: str, pointer: str) -> No
     detail, place = refused(specification)
     assert words in detail
     assert place == pointer
+
+
+def test_every_optimizer_of_the_libraries_is_had_or_refused_with_a_reason() -> None:
+    every = {f"{module}.{name}" for module, names in LIBRARIES.items() for name in names.split()}
+    assert set(SPELLINGS) | set(REFUSED) == every
+    assert not set(SPELLINGS) & set(REFUSED)
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_cannot_be_had_says_why(path: str) -> None:
+    detail, place = refused({"like": path, "lr": 0.1})
+    assert detail == f"{path} cannot be had here: {REFUSED[path]}."
+    assert len(REFUSED[path]) > 25
+    assert place == "/optimizer/like"
+
+
+def test_the_power_of_ftrl_is_the_square_root() -> None:
+    ftrl = {"like": "keras.optimizers.Ftrl"}
+    assert build({**ftrl, "learning_rate_power": -0.5}, layout()).as_json() == build(ftrl, layout()).as_json()
+    detail, place = refused({**ftrl, "learning_rate_power": -0.25})
+    assert "can only be -0.5 here: only the square root" in detail
+    assert place == "/optimizer/learning_rate_power"
 
 
 def test_keras_may_be_given_a_name() -> None:

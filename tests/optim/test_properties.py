@@ -342,7 +342,7 @@ def test_every_dialect_descends_on_a_parabola() -> None:
 
 def _brisk(specification: Any) -> dict[str, float]:
     if "learning_rate" not in specification:
-        return {"epsilon": 1e-3}
+        return {"epsilon": 1e-3} if specification["name"] == "adadelta" else {}
     return {"learning_rate": 10.0 if specification["name"] == "adadelta" else 0.02}
 
 
@@ -353,10 +353,18 @@ def test_without_epsilon_a_coordinate_that_saw_no_gradient_stays(specification: 
     for row in rows:
         row[:4] = 0.0
     state = run(subject, rows)
-    assert state.params[:4].tobytes() == start()[:4].tobytes()
+    name = specification["name"]
+    if name in ("asgd", "ftrl") or (name, specification["dialect"]) == ("yogi", "optax"):
+        assert (state.params[:4] != start()[:4]).all(), (
+            "a decay, an overwriting first step, a moment that starts at 1e-6"
+        )
+    elif name == "madgrad":
+        assert state.params[:4] == pytest.approx(start()[:4], rel=3e-16), "μ p + (1 - μ) p may round"
+    else:
+        assert state.params[:4].tobytes() == start()[:4].tobytes()
     assert all(np.isfinite(array).all() for array in (state.params, *state.slots))
     moved = bool((state.params[4:] != start()[4:]).any())
-    assert moved == (specification["name"] != "adadelta"), "Adadelta's steps grow out of √ε alone"
+    assert moved == (name != "adadelta"), "Adadelta's steps grow out of √ε alone"
 
 
 @pytest.mark.parametrize("specification", DIALECTS.values(), ids=DIALECTS)

@@ -75,12 +75,12 @@ def adamax(p: Any, g: Any, m: Any, u: Any, c: MaxScalars) -> Any:
 
 
 _ADAM = Rule(adam, ("first_moment", "second_moment"))
-_AMSGRAD = Rule(amsgrad, ("first_moment", "second_moment", "largest_second_moment"))
+AMSGRAD_RULE = Rule(amsgrad, ("first_moment", "second_moment", "largest_second_moment"))
 _ADAMAX = Rule(adamax, ("first_moment", "infinity_norm"))
 
 
 def _choose(values: Values) -> Rule:
-    return _AMSGRAD if values.get("amsgrad") else _ADAM
+    return AMSGRAD_RULE if values.get("amsgrad") else _ADAM
 
 
 def _choose_adamax(values: Values) -> Rule:
@@ -96,7 +96,8 @@ def _corrections(values: Values, t: int) -> tuple[float, float]:
     )
 
 
-def _algorithm_1(values: Values, t: int) -> Scalars:
+def algorithm_1(values: Values, t: int) -> Scalars:
+    """Both means corrected, ε added to the root of the corrected one."""
     correction1, correction2 = _corrections(values, t)
     return Scalars(
         1.0 - values["beta1"],
@@ -111,16 +112,19 @@ def _algorithm_1(values: Values, t: int) -> Scalars:
     )
 
 
+def corrected_maximum(values: Values, t: int) -> Scalars:
+    """As optax's AMSGrad: the maximum is taken of the corrected v."""
+    c = algorithm_1(values, t)
+    return c._replace(maximum_scale=1.0 / c.bias_correction2, bias_correction2=1.0)
+
+
 def _optax(values: Values, t: int) -> Scalars:
-    c = _algorithm_1(values, t)
-    if values.get("amsgrad"):  # the maximum is taken of the corrected v
-        return c._replace(maximum_scale=1.0 / c.bias_correction2, bias_correction2=1.0)
-    return c
+    return corrected_maximum(values, t) if values.get("amsgrad") else algorithm_1(values, t)
 
 
-def _epsilon_hat(values: Values, t: int) -> Scalars:
+def epsilon_hat(values: Values, t: int) -> Scalars:
     """The two-line form before section 2.1: α √(1-β₂ᵗ)/(1-β₁ᵗ) m / (√v + ε̂), with ε̂ brought to Algorithm 1's place."""
-    c = _algorithm_1(values, t)
+    c = algorithm_1(values, t)
     return c._replace(epsilon=values["epsilon"] / root(c.bias_correction2))
 
 
@@ -133,7 +137,8 @@ def _adamax_outside(values: Values, t: int) -> MaxScalars:
     return _adamax_inside(values, t)._replace(epsilon_inside=0.0, epsilon_outside=values["epsilon"])
 
 
-def _one_decay(values: Values) -> None:
+def one_decay(values: Values) -> None:
+    """Raises Invalid when `decoupled_weight_decay` is asked for and there is none."""
     if values.get("decoupled_weight_decay") and values.get("weight_decay") == 0.0:
         raise Invalid(
             "decoupled_weight_decay says how weight_decay enters; set weight_decay above 0.", pointer="/weight_decay"
@@ -155,8 +160,8 @@ MULTIPLIER = Hyperparameter(
     "The paper's η: multiplies both the step and the decay. Schedule this one, not learning_rate.",
     low=0.0,
 )
-_BETAS = {"beta1": 0.9, "beta2": 0.999}
-_TORCH = {"learning_rate": 1e-3, **_BETAS, "epsilon": 1e-8}
+BETAS = {"beta1": 0.9, "beta2": 0.999}
+TORCH = {"learning_rate": 1e-3, **BETAS, "epsilon": 1e-8}
 _HYPERPARAMETERS = (
     LEARNING_RATE,
     MULTIPLIER,
@@ -187,7 +192,7 @@ ADAM = Algorithm(
     dialects={
         "torch": Dialect(
             {
-                **_TORCH,
+                **TORCH,
                 "amsgrad": False,
                 "bias_correction": True,
                 "weight_decay": 0.0,
@@ -195,17 +200,17 @@ ADAM = Algorithm(
                 "maximize": False,
             },
             _choose,
-            _algorithm_1,
+            algorithm_1,
             decay="coupled",
             counter="parameter",
-            check=_one_decay,
+            check=one_decay,
             differs="Algorithm 1 of the paper; AMSGrad takes the maximum of the uncorrected second moment; weight "
             "decay is added to the gradient.",
         ),
         "optax": Dialect(
             {
                 "learning_rate": REQUIRED,
-                **_BETAS,
+                **BETAS,
                 "epsilon": 1e-8,
                 "epsilon_root": 0.0,
                 "amsgrad": False,
@@ -221,28 +226,28 @@ ADAM = Algorithm(
         "keras": Dialect(
             {
                 "learning_rate": 1e-3,
-                **_BETAS,
+                **BETAS,
                 "epsilon": 1e-7,
                 "amsgrad": False,
                 "bias_correction": True,
                 "weight_decay": 0.0,
             },
             _choose,
-            _epsilon_hat,
+            epsilon_hat,
             decay="decoupled",
             differs="The paper's two-line form: ε is not divided by √(1 - β₂ᵗ), which matters while gradients are "
             "small; ε = 1e-7; weight decay is decoupled.",
         ),
         "paper": Dialect(
-            {**_TORCH, "bias_correction": True},
+            {**TORCH, "bias_correction": True},
             _choose,
-            _algorithm_1,
+            algorithm_1,
             differs="Algorithm 1.",
         ),
         "scratch": Dialect(
-            {**_TORCH, "epsilon": 1e-7, "bias_correction": True},
+            {**TORCH, "epsilon": 1e-7, "bias_correction": True},
             _choose,
-            _epsilon_hat,
+            epsilon_hat,
             differs="The two-line form with ε = 1e-7, as in Deep Learning from Scratch.",
         ),
     },
@@ -259,9 +264,9 @@ ADAMW = Algorithm(
     hyperparameters=_HYPERPARAMETERS,
     dialects={
         "torch": Dialect(
-            {**_TORCH, "weight_decay": 1e-2, "amsgrad": False, "bias_correction": True, "maximize": False},
+            {**TORCH, "weight_decay": 1e-2, "amsgrad": False, "bias_correction": True, "maximize": False},
             _choose,
-            _algorithm_1,
+            algorithm_1,
             decay="decoupled",
             counter="parameter",
             differs="The decay is multiplied by the learning rate; default 0.01.",
@@ -269,7 +274,7 @@ ADAMW = Algorithm(
         "optax": Dialect(
             {
                 "learning_rate": REQUIRED,
-                **_BETAS,
+                **BETAS,
                 "epsilon": 1e-8,
                 "epsilon_root": 0.0,
                 "weight_decay": 1e-4,
@@ -284,20 +289,20 @@ ADAMW = Algorithm(
             {
                 "learning_rate": 1e-3,
                 "weight_decay": 4e-3,
-                **_BETAS,
+                **BETAS,
                 "epsilon": 1e-7,
                 "amsgrad": False,
                 "bias_correction": True,
             },
             _choose,
-            _epsilon_hat,
+            epsilon_hat,
             decay="decoupled",
             differs="The two-line form of Adam; default decay 0.004.",
         ),
         "paper": Dialect(
-            {**_TORCH, "weight_decay": 1e-2, "schedule_multiplier": 1.0, "bias_correction": True},
+            {**TORCH, "weight_decay": 1e-2, "schedule_multiplier": 1.0, "bias_correction": True},
             _choose,
-            lambda values, t: _algorithm_1(
+            lambda values, t: algorithm_1(
                 {**values, "learning_rate": values["learning_rate"] * values["schedule_multiplier"]}, t
             ),
             decay="scheduled",
@@ -318,7 +323,7 @@ ADAMAX = Algorithm(
     hyperparameters=_HYPERPARAMETERS,
     dialects={
         "torch": Dialect(
-            {**_TORCH, "learning_rate": 2e-3, "weight_decay": 0.0, "maximize": False},
+            {**TORCH, "learning_rate": 2e-3, "weight_decay": 0.0, "maximize": False},
             _choose_adamax,
             _adamax_inside,
             decay="coupled",
@@ -326,21 +331,21 @@ ADAMAX = Algorithm(
             differs="ε is added to |g| inside the maximum.",
         ),
         "optax": Dialect(
-            {"learning_rate": REQUIRED, **_BETAS, "epsilon": 1e-8, "weight_decay": 0.0},
+            {"learning_rate": REQUIRED, **BETAS, "epsilon": 1e-8, "weight_decay": 0.0},
             _choose_adamax,
             _adamax_inside,
             decay="decoupled",
             differs="As torch; weight decay (optax.adamaxw) is decoupled.",
         ),
         "keras": Dialect(
-            {"learning_rate": 1e-3, **_BETAS, "epsilon": 1e-7, "weight_decay": 0.0},
+            {"learning_rate": 1e-3, **BETAS, "epsilon": 1e-7, "weight_decay": 0.0},
             _choose_adamax,
             _adamax_outside,
             decay="decoupled",
             differs="ε is added to the maximum, 1e-7.",
         ),
         "paper": Dialect(
-            {"learning_rate": 2e-3, **_BETAS},
+            {"learning_rate": 2e-3, **BETAS},
             _choose_adamax,
             _adamax_inside,
             differs="No ε: a coordinate whose gradients were all zero does not move.",
