@@ -10,7 +10,7 @@ run: $(VENV)/.run
 	$(BIN)/thalweg serve --host 127.0.0.1 --port $(PORT) --data ./data
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ from service.sessions.engine import Engine
 from service.settings import Settings
 from service.shell import Shell
 from service.stores.base import Store
+
+# one seed for the run: workers of a parallel run inherit it, and so collect the same tests
+os.environ.setdefault("TEST_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Serve = Callable[..., "Service"]

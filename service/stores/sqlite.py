@@ -137,7 +137,7 @@ class SQLiteStore:
             db.execute("DELETE FROM snapshots WHERE session = ?", (key,))
             db.execute("UPDATE sessions SET head = NULL WHERE key = ?", (key,))
 
-        return self._submit(write)
+        return self._submit(write, LARGE)  # for the log may be long
 
     # Reads
 

@@ -62,6 +62,10 @@ class Machine(RuleBasedStateMachine):
         self.store: Store = open_store(self.settings)
         self.service = self.serve()
         self.sessions: list[Modelled] = []
+        self.create("adam", [1.0, 2.0], None)
+        self.create("momentum", [1.0, 2.0], 500)
+        for n in range(4):
+            self.take(self.sessions[n % 2], {"gradients": [1.0, -n / 2], "step": n // 2 + 1})
 
     def serve(self) -> Service:
         return Service(self.runner.run, self.settings, self.store, lambda: self.now)
@@ -79,7 +83,10 @@ class Machine(RuleBasedStateMachine):
         return f"/v1/sessions/{session.body['id']}"
 
     def pick(self, which: int) -> Modelled:
-        return self.sessions[which % len(self.sessions)]
+        """A session; one that is gone now and then."""
+        living = [session for session in self.sessions if self.lives(session)]
+        some = living if living and which % 8 else self.sessions
+        return some[which % len(some)]
 
     def lives(self, session: Modelled) -> bool:
         """Whether it does; notes an expiry, which whoever asks next will find."""
@@ -108,7 +115,7 @@ class Machine(RuleBasedStateMachine):
         session.sent.append({**body, "step": number})
         session.answers.append(answer)
 
-    @precondition(lambda self: len(self.sessions) < 3)
+    @precondition(lambda self: len(self.sessions) < 6)
     @rule(optimizer=st.sampled_from(list(MODELS)), params=gradients, ttl=st.none() | st.integers(50, 500))
     def create(self, optimizer: str, params: list[float], ttl: int | None) -> None:
         specification, model = MODELS[optimizer]
@@ -133,8 +140,10 @@ class Machine(RuleBasedStateMachine):
             assert (response.status_code, response.json()["params"]) == (200, session.params[-1])
 
     @precondition(lambda self: self.sessions)
-    @rule(which=which, gradients=gradients, loss=losses)
-    def step(self, which: int, gradients: list[float], loss: float | None) -> None:
+    @rule(which=which, gradients=gradients, loss=losses, patch=st.none() | st.floats(1e-6, 10.0))
+    def step(self, which: int, gradients: list[float], loss: float | None, patch: float | None) -> None:
+        if patch is not None:
+            self.patch(which, patch)
         session = self.pick(which)
         self.take(session, {"gradients": gradients, "loss": loss, "step": len(session.params)})
 
@@ -144,7 +153,7 @@ class Machine(RuleBasedStateMachine):
         for g in gradients:
             self.take(self.pick(which), {"gradients": g})
 
-    @precondition(lambda self: any(session.sent for session in self.sessions))
+    @precondition(lambda self: self.sessions)
     @rule(which=which, at=which, returning=st.sampled_from(["params", "updates", "none"]))
     def repeat(self, which: int, at: int, returning: str) -> None:
         """Any step may be sent again; what was answered is answered, as long as it is kept."""
@@ -166,7 +175,7 @@ class Machine(RuleBasedStateMachine):
             expected["updates"] = [b - a for a, b in zip(session.params[i], session.params[i + 1], strict=True)]
         assert response.json() == expected
 
-    @precondition(lambda self: any(session.sent for session in self.sessions))
+    @precondition(lambda self: self.sessions)
     @rule(which=which, at=which, change=st.sampled_from(["gradient", "loss"]))
     def another_body(self, which: int, at: int, change: str) -> None:
         session = self.pick(which)
@@ -182,6 +191,13 @@ class Machine(RuleBasedStateMachine):
             problem(response, 410, "gone")
         else:
             assert problem(response, 422, "step-reused")["current_step"] == len(session.sent)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which)
+    def repeat_all(self, which: int) -> None:
+        """The whole history, the newest first."""
+        for at in reversed(range(len(self.pick(which).sent))):
+            self.repeat(which, at, "params")
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, ahead=st.integers(1, 100))
@@ -282,7 +298,7 @@ class Machine(RuleBasedStateMachine):
 
     # What happens besides
 
-    @precondition(lambda self: self.sessions)
+    @precondition(lambda self: len(self.sessions) > 3)
     @rule(which=which)
     def delete(self, which: int) -> None:
         session = self.pick(which)
@@ -324,7 +340,7 @@ class Machine(RuleBasedStateMachine):
             refused = self.post(session, {**body, "gradients": [gradients[0] + 1.0, gradients[1]]})
             assert problem(refused, 422, "step-reused")["current_step"] == len(session.sent)
 
-    @rule(seconds=st.integers(1, 200))
+    @rule(seconds=st.sampled_from([1, 10, 60, 200]))
     def wait(self, seconds: int) -> None:
         self.now += seconds
 
@@ -340,5 +356,5 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=40, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=30, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )

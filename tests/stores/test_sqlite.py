@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from service.stores.sqlite import DataDirectoryInUse, SQLiteStore, UnsuitableSto
 from tests.stores.disk import Disk, failing, plugged
 
 WAL = "thalweg.sqlite-wal"
-SEED = int(os.environ.get("THALWEG_TEST_SEED", "20"))
+SEED = int(os.environ["TEST_SEED"])
 
 
 @pytest.fixture
@@ -119,6 +120,19 @@ class TestFile:
         all_at_once, first_few, _, last_few, none = work
         assert last_few < 1.5 * first_few < all_at_once / 20
         assert none < first_few
+
+    async def test_a_long_log_is_erased_beside_the_loop(self, store: SQLiteStore) -> None:
+        await store.create("s", b"", b"")
+        await asyncio.gather(*(store.append("s", n, b"event", b"payload") for n in range(1, 2001)))
+        where: list[str] = []
+
+        def note(event: dict[str, Any]) -> None:
+            if event["sql"].startswith("DELETE FROM events"):
+                where.append(threading.current_thread().name)
+
+        store._writer.trace_v2(apsw.SQLITE_TRACE_STMT, note)
+        await store.erase("s")
+        assert where == ["store"]
 
 
 class TestOwner:
