@@ -59,7 +59,8 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
             Exception: _internal,
         },
     )
-    app.router.routes.insert(0, steps.take(engine))  # first: it is asked for most
+    take = steps.TakeStep(engine)
+    app.router.routes.insert(0, steps.route(take))
     for router in (
         steps.router(engine),
         sessions.router(engine),
@@ -71,7 +72,7 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         app.include_router(router)
     app.include_router(docs.router(app))
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way to do it
-    return Shell(app, settings)
+    return Shell(app, settings, take)
 
 
 def open_store(settings: Settings) -> Store:

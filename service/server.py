@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import signal
@@ -17,6 +18,7 @@ from service.errors import HeadersTooLarge, ThalwegError
 from service.settings import Settings
 from service.shell import DRAIN_SECONDS, problem_messages
 
+CORK_BYTES = 1 << 14  # a larger write goes out at once
 KEEP_ALIVE_SECONDS = 75  # above the 60 s after which common load balancers drop an idle connection
 
 
@@ -30,16 +32,77 @@ class _HeaderLimitError(Exception):
     """Raised inside the parser, so that it stops."""
 
 
+class _Outbox:
+    """What the connections have to send, sent together at the end of a turn of the event loop.
+
+    uvicorn writes the head and the body of an answer apart, and each write that wakes a reader costs more than the
+    rest of the answer. One after the other, at the end of a turn, most find their reader awake.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[_Corked] = []
+
+    def add(self, corked: _Corked, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append(corked)
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for corked in waiting:
+            corked.flush()
+
+
+class _Corked:
+    """A transport whose small writes wait for the end of the turn."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, outbox: _Outbox) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._outbox = outbox
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if len(data) > CORK_BYTES:
+            self.flush()
+            self._transport.write(data)
+            return
+        if not self._held:
+            self._outbox.add(self, self._loop)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            held, self._held = self._held, []
+            self._transport.write(b"".join(held))
+
+    def write_eof(self) -> None:
+        self.flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+
 def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
     """The HTTP protocol for this bound; uvicorn makes one instance a connection."""
+    outbox = _Outbox()
 
     class Protocol(HttpToolsProtocol):
         """httptools keeps a header of any size; this counts what comes before the body."""
 
         _in_headers = True
-        _header_bytes = 0
+        _header_bytes = 0  # received since the last body
         _too_large = False
         _refused = False
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(_Corked(transport, self.loop, outbox))  # type: ignore[arg-type]
 
         def data_received(self, data: bytes) -> None:
             if self._refused:
@@ -51,14 +114,12 @@ def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
                 self._too_large = True
                 self.send_400_response("")
 
-        def on_header(self, name: bytes, value: bytes) -> None:
-            super().on_header(name, value)
-            if sum(len(n) + len(v) + 4 for n, v in self.headers[-2:]) > max_header_bytes or len(self.headers) > 1000:
-                self._too_large = True
-                raise _HeaderLimitError
-
         def on_headers_complete(self) -> None:
             self._in_headers = False
+            received = self._header_bytes  # with what of the body came along: few requests need a closer look
+            if received > max_header_bytes and sum(len(n) + len(v) + 4 for n, v in self.headers) > max_header_bytes:
+                self._too_large = True
+                raise _HeaderLimitError
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:

@@ -21,6 +21,7 @@ from service.wire.negotiation import answer_form, body_form
 from service.wire.trees import flatten, tree
 
 PATH = "/v1/sessions/{id}/steps"
+_BEFORE, _AFTER = PATH.split("{id}")
 FIELDS = ("gradients", "step", "loss", "return")
 FORMS = (MEDIA_TYPE,)
 RETURNS = ("params", "updates", "none")
@@ -39,6 +40,17 @@ class TakeStep:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether this is a request for it; then its path parameters are set, as the router would."""
+        path: str = scope["path"]
+        if scope["method"] != "POST" or not (path.startswith(_BEFORE) and path.endswith(_AFTER)):
+            return False
+        id = path[len(_BEFORE) : -len(_AFTER)]
+        if not id or "/" in id:
+            return False
+        scope["path_params"] = {"id": id}
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -115,9 +127,9 @@ def render(stepped: Stepped) -> dict[str, Any]:
     return shown | stepped.handled if stepped.handled else shown
 
 
-def take(engine: Engine) -> Route:
+def route(take: TakeStep) -> Route:
     """The lean route."""
-    return Route(PATH, TakeStep(engine), methods=["POST"])
+    return Route(PATH, take, methods=["POST"])
 
 
 def router(engine: Engine) -> APIRouter:

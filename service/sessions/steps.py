@@ -14,6 +14,7 @@ from service.sessions import log
 from service.sessions.session import Session
 from service.wire.trees import Flat, check_finite, place_of
 
+_NOTHING: dict[str, Any] = {}
 _METRICS = ("step", "time", "learning_rate", "loss", "gradient_norm", "update_norm", "skipped", "zeroed")
 
 
@@ -32,13 +33,10 @@ def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
 
     Raises NonFinite where the policy is to reject them.
     """
-    with np.errstate(all="ignore"):
-        if math.isfinite(np.add.reduce(flat.values)):  # no NaN and no infinity goes into a finite sum
-            return flat, {}
-    policy = session.head["non_finite"]
     finite = np.isfinite(flat.values)
     if finite.all():
         return flat, {}
+    policy = session.head["non_finite"]
     if policy == "reject":
         check_finite(flat.values, session.layout, "/gradients")
     values = np.where(finite, flat.values, session.layout.dtype.type(0))
@@ -49,9 +47,12 @@ def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
 def compute(session: Session, given: Flat, loss: float | None, now: float) -> Computed:
     """The session's next step; changes nothing. Raises NonFinite for the gradient or where the step would overflow."""
     before = session.state
-    flat, handled = make_finite(session, given)
+    flat, handled = given, _NOTHING
     with np.errstate(all="ignore"):
         gradient_norm = length(flat.values)
+        if not math.isfinite(gradient_norm):  # a finite norm has no NaN and no infinity in it
+            flat, handled = make_finite(session, given)
+            gradient_norm = length(flat.values)
         if not math.isfinite(gradient_norm):
             raise NonFinite(
                 "The gradient's norm is past the range of a double; scale the gradient down.", pointer="/gradients"
@@ -107,9 +108,9 @@ def _check(layout: Layout, state: State, update_norm: float) -> None:
 
     A finite norm of the updates means finite parameters; the slots hold squares and are looked at themselves.
     """
-    if math.isfinite(update_norm) and all(math.isfinite(np.add.reduce(slot)) for slot in state.slots):
+    if math.isfinite(update_norm) and all(math.isfinite(slot.dot(slot)) for slot in state.slots):
         return
-    if math.isfinite(update_norm) and all_finite(*state.slots):  # finite numbers whose sum is not
+    if math.isfinite(update_norm) and all_finite(*state.slots):  # finite numbers whose squares are not
         return
     for array in (state.params, *state.slots):
         bad = np.flatnonzero(~np.isfinite(array))

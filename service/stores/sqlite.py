@@ -1,8 +1,8 @@
 """A store in one SQLite file, through apsw: write-ahead log, synchronous=FULL, one writer, commits grouped.
 
-Writes gather on the event loop; one thread takes all that have gathered, puts them into one transaction and answers
-them together after its single fsync. While it waits for the disk the next group gathers, so that the more sessions
-write at once, the less a step costs.
+Writes gather on the event loop; all that have gathered go into one transaction, and are answered together after its
+single fsync. A thread waits for the disk, and the next group gathers meanwhile, so that the more sessions write at
+once, the less a step costs.
 
 One process owns a data directory: a lock on the file `lock` in it is held for the store's life.
 """
@@ -32,6 +32,13 @@ CREATE TABLE events (session INTEGER NOT NULL, number INTEGER NOT NULL, event BL
 CREATE TABLE snapshots (session INTEGER NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL,
                         PRIMARY KEY (session, number)) WITHOUT ROWID;
 """
+PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "cache_size = -16000",
+    "temp_store = MEMORY",
+    "wal_autocheckpoint = 16384",  # pages; a page that many steps change is moved to the file once in so many
+)
 MAX_BYTES = 1_000_000_000 - (1 << 20)  # SQLite's bound on a row, with room for its other columns
 LARGE = 1 << 18  # bytes; a group that has so many is written by the thread, not on the event loop
 _KEY = "(SELECT key FROM sessions WHERE id = ? AND head IS NOT NULL)"
@@ -217,8 +224,7 @@ class SQLiteStore:
         """
         group, self._gathering = self._gathering, []
         small, self._size = self._size < LARGE, 0
-        outcomes = self._begin(group) if small else None
-        self._groups.put((loop, group, outcomes))
+        self._groups.put((loop, group, self._begin(group) if small else None))
 
     def _write_forever(self) -> None:
         while (item := self._groups.get()) is not None:
@@ -320,7 +326,7 @@ def _own(directory: Path) -> int:
 def _connect(path: str) -> apsw.Connection:
     connection = apsw.Connection(path)
     connection.set_busy_timeout(10_000)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "cache_size = -16000", "temp_store = MEMORY"):
+    for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}").fetchall()
     return connection
 
