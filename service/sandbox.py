@@ -30,7 +30,8 @@ from service.functions.base import Array, Function
 from service.optim import kernels
 from service.optim.hyperparameters import REQUIRED, Hyperparameter, escape, fill
 from service.optim.kernels import decay
-from service.optim.optimizer import Optimizer, State, build, decay_scalars
+from service.optim.optimizer import Optimizer, build, decay_scalars
+from service.optim.state import State
 from service.optim.tensors import all_finite, norm, single
 
 MAX_OPTIMIZERS = 64

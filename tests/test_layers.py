@@ -18,7 +18,9 @@ service.settings service.optim.tensors service.optim.hyperparameters
 service.optim.rule
 service.optim.rules
 service.optim.schedules service.optim.catalogue service.optim.kernels service.optim.libraries
-service.optim.transforms
+service.optim.state service.optim.transforms
+service.optim.specification
+service.optim.groups
 service.optim.optimizer
 service.wire
 service.functions service.stores

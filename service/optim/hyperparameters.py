@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from service.errors import Invalid, nearest
 
-Kind = Literal["number", "integer", "boolean", "choice", "integers"]
+Kind = Literal["number", "integer", "boolean", "choice", "integers", "optimizer"]
 
 LARGEST_WHOLE = 2**53 - 1  # what a double, and so every JSON reader, still holds exactly
 
@@ -90,6 +90,8 @@ class Hyperparameter:
             return {"type": "boolean", "description": self.meaning}
         if self.kind == "choice":
             return {"enum": list(self.choices), "description": self.meaning}
+        if self.kind == "optimizer":
+            return {"type": "object", "description": self.meaning}
         bounds = {
             key: _short(bound)
             for key, bound in (
@@ -124,10 +126,12 @@ def fill(
     *,
     owner: str,
     scheduled: Any = None,
+    nested: Any = None,
 ) -> dict[str, Any]:
     """The declared hyperparameters that `defaults` names, each checked and defaulted, in declared order.
 
-    `scheduled(value, hyperparameter, pointer)` reads a value that is an object where a schedule is allowed.
+    `scheduled(value, hyperparameter, pointer)` reads a value that is an object where a schedule is allowed, and
+    `nested(value, pointer)` one that is an optimizer itself.
     Raises Invalid: an unknown name (with the nearest and the accepted ones), a missing one, a bad value.
     """
     table = {h.name: h for h in declared if h.name in defaults}
@@ -143,7 +147,10 @@ def fill(
         value = given.get(name, defaults[name])
         if value is REQUIRED:
             raise Invalid(f"{owner} needs {name}: {hyperparameter.meaning}", pointer=f"/{name}")
-        if isinstance(value, Mapping) and scheduled and hyperparameter.kind == "number" and hyperparameter.schedulable:
+        may_follow = scheduled and hyperparameter.kind == "number" and hyperparameter.schedulable
+        if hyperparameter.kind == "optimizer":
+            values[name] = nested(value, f"/{name}")
+        elif isinstance(value, Mapping) and may_follow:
             values[name] = scheduled(value, hyperparameter, f"/{name}")
         else:
             values[name] = hyperparameter.check(value, f"/{name}")

@@ -68,6 +68,26 @@ def run_numpy(
 
 
 @np.errstate(all="ignore")
+def update_whole(
+    rule: Rule,
+    p: Array,
+    g: Array,
+    slots: tuple[Array, ...],
+    c: Any,
+    before: Decay | None = None,
+    step: Callable[..., Array] | None = None,
+) -> tuple[Any, ...]:
+    """A rule that is not elementwise, on one tensor or on everything; scalars stay Python floats.
+
+    Such a rule is given what it must not write to; `step` is the optimizer that it wraps.
+    """
+    if before is not None:
+        p, g = decay(p, g, before)
+    result: tuple[Any, ...] = rule.update(p, g, *slots, c) if step is None else rule.update(p, g, step, *slots, c)
+    return result
+
+
+@np.errstate(all="ignore")
 def run_compiled(
     loop: Any, p: Array, g: Array, slots: tuple[Array, ...], c: Any, before: Decay | None = None
 ) -> tuple[Array, ...]:

@@ -15,6 +15,10 @@ element at a time, and both give the same bits.
 What depends on the step count alone, a first step that is unlike the others included, is a scalar, never a branch.
 A body takes no logarithm and no power: their last bits are the C library's; `cube_root` is made of square roots.
 
+Such a rule is *elementwise*. One that takes a norm or a product of matrices runs once for each tensor, in its own
+shape, and one that measures all parameters together runs once on the flat whole; see `Rule.span`. These two kinds run
+in NumPy only, get their scalars as Python floats, and may hold literals and branch on shapes.
+
 A `Rule` names such a function and its slots. An `Algorithm` is a catalogue entry: its hyperparameters and its
 dialects. A `Dialect` is how one library or paper spells it: the defaults, which rule the options choose, and how the
 scalars come out of the hyperparameters and the step count.
@@ -22,6 +26,7 @@ scalars come out of the hyperparameters and the step count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -37,7 +42,8 @@ minimum = np.minimum
 sqrt = np.sqrt
 
 Values = Mapping[str, Any]
-Kind = Literal["elementwise", "layerwise", "matrix", "global", "evaluating"]
+Shape = tuple[int, ...]
+Kind = Literal["elementwise", "layerwise", "matrix", "global", "evaluating", "wrapper"]
 Decay = Literal["none", "coupled", "decoupled", "scheduled"]
 
 
@@ -86,6 +92,21 @@ def halley(x: Any, y: Any, zero: Any) -> Any:
     return y * divide(y + r + r, y + y + r, zero)
 
 
+def total(x: Any) -> float:
+    """The sum of all elements, in double precision and in a fixed order; never by BLAS, whose order may change."""
+    return float(np.add.reduce(x, axis=None, dtype=np.float64))
+
+
+def dot(x: Any, y: Any) -> float:
+    """The inner product of two arrays of one shape, summed as `total` does."""
+    return total(np.multiply(x, y, dtype=np.float64))
+
+
+def norm(x: Any) -> float:
+    """The Euclidean (Frobenius) norm, summed as `total` does."""
+    return math.sqrt(dot(x, x))
+
+
 class _Parameters:
     """The start of a slot that begins as a copy of the parameters."""
 
@@ -96,17 +117,44 @@ class _Parameters:
 PARAMETERS = _Parameters()
 
 
-@dataclass(frozen=True)
-class Rule:
-    """An update function and the slots of state that it keeps, each of the parameters' shape.
+Initial = str | float | _Parameters | Callable[..., Any]
 
-    `initial` says where a slot starts, if not at zero: at a number; at a hyperparameter, by its name (zero where the
-    dialect does not have it; its first value where it follows a schedule); or at the parameters, by PARAMETERS.
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """An update function and the slots of state that it keeps.
+
+    span        what one call of `update` sees: "element" (any stretch of the flat arrays, so the body is elementwise),
+                "tensor" (one tensor and its slots, each in its own shape), or "all" (the flat whole; a tensor without
+                a gradient counts as a gradient of zero and is put back afterwards, with its slots)
+    shapes      slots that are not of the parameters' shape: a function of the tensor's shape (under "all", of the flat
+                shape) gives another, (0,) where a tensor keeps none; a fixed shape is one array for the whole
+                optimizer, always float64
+    initial     where a slot starts, if not at zero: at a number; at a hyperparameter, by its name (zero where the
+                dialect does not have it; its first value where it follows a schedule); at the parameters, by
+                PARAMETERS; or at what a function (p, values) gives
+    wants       what a step must bring: with "value_and_gradient" the loss too, as `values["loss"]` for the scalars
+    committed   for a rule that chooses its own points: (*slots) -> whether the step is complete; until it is, the
+                parameters are the point where it wants to be evaluated next, and t does not advance
+    view        (values, p, *slots) -> the parameters to evaluate with, where they are not those to train with
+    fits        (shape) -> why a tensor of this shape cannot be, in a few words, or None
+    sparse      gradients by rows: "lazy" leaves what has no row alone, "zero" takes it for a gradient of zero
+    wraps       the rule steps by way of the optimizer in `values["optimizer"]`: update(p, g, step, *slots, c), where
+                step(p, g) gives that one's new parameters (`step(p, g, restart=True)` puts its state back to the start
+                after it); at most one call of it
     """
 
     update: Callable[..., Any]
     slots: tuple[str, ...] = ()
-    initial: Mapping[str, str | float | _Parameters] = field(default_factory=dict)
+    initial: Mapping[str, Initial] = field(default_factory=dict)
+    span: Literal["element", "tensor", "all"] = "element"
+    shapes: Mapping[str, Shape | Callable[[Shape], Shape]] = field(default_factory=dict)
+    wants: Literal["gradient", "value_and_gradient"] = "gradient"
+    committed: Callable[..., bool] | None = None
+    view: Callable[..., Any] | None = None
+    fits: Callable[[Shape], str | None] = lambda shape: None
+    sparse: Literal["refused", "zero", "lazy"] = "refused"
+    wraps: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,53 @@
-"""Transforms: what is done to the gradient before the rule sees it, in the order of the list.
+"""Transforms: what is done around the rule, in the order of the list.
 
-A transform is a pure function `apply(g, p, slices, values)` of the flat gradient and parameters, both of shape
-(size,); `slices` are the tensors that have a gradient in this step. `TRANSFORMS` is the table that the catalogue, the
-schema and the tests read.
+A transform of the stage "gradient" is a pure function `apply(g, p, at, values, *slots)` of the flat gradient and
+parameters, both of shape (size,), run before the rule sees the gradient; it gives the new gradient, or, where it keeps
+state, the new gradient and the new slots. One of the stage "parameters" runs after the rule, and its `g` is what the
+rule made of the parameters `p`. `TRANSFORMS` is the table that the catalogue, the schema and the tests read.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from service.errors import Invalid, NonFinite, unknown
 from service.optim.hyperparameters import REQUIRED, Hyperparameter, fill
+from service.optim.rule import Initial, Shape
 from service.optim.schedules.catalogue import parse
 from service.optim.schedules.form import Schedule
-from service.optim.tensors import Array, norm
+from service.optim.tensors import Array, Layout, norm
 
 Values = Mapping[str, Any]
-Apply = Callable[[Array, Array, Sequence[slice], Values], Array]
+
+
+class At(NamedTuple):
+    """Where a transform is applied: to the tensors of a layout that have a gradient, after n updates."""
+
+    layout: Layout
+    present: Sequence[int]
+    n: int
+
+    @property
+    def slices(self) -> Sequence[slice]:
+        """Where those tensors lie."""
+        everywhere = self.layout.slices
+        return everywhere if len(self.present) == len(everywhere) else [everywhere[i] for i in self.present]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """One kind of transform: its arguments and what it does."""
+    """One kind of transform: its arguments and what it does.
+
+    slots, shapes, initial  its state, declared as a rule declares its own
+    holds                   it may give None for the gradient: the parameters stay, and so does the count of updates
+    view                    (values, p, *slots) -> the parameters to evaluate with
+    clock                   (values, *slots) -> the n at which schedules are read, where that is not the updates' count
+    """
 
     name: str
     title: str
@@ -34,7 +55,15 @@ class Transform:
     summary: str
     arguments: tuple[Hyperparameter, ...]
     defaults: Values
-    apply: Apply
+    apply: Callable[..., Any]
+    stage: Literal["gradient", "parameters"] = "gradient"
+    slots: tuple[str, ...] = ()
+    shapes: Mapping[str, Shape | Callable[[Shape], Shape]] = field(default_factory=dict)
+    initial: Mapping[str, Initial] = field(default_factory=dict)
+    holds: bool = False
+    view: Callable[..., Any] | None = None
+    clock: Callable[..., int] | None = None
+    check: Callable[[Values], None] = lambda values: None
 
 
 @dataclass(frozen=True)
@@ -44,14 +73,20 @@ class Applied:
     transform: Transform
     arguments: Mapping[str, Any]
 
-    def __call__(self, g: Array, p: Array, slices: Sequence[slice], n: int) -> Array:
-        """The transformed gradient for step n + 1; the input is left as it is.
+    def at(self, n: int) -> Values:
+        """The arguments for step n + 1."""
+        return {k: v(n) if isinstance(v, Schedule) else v for k, v in self.arguments.items()}
+
+    def __call__(self, g: Array, p: Array, at: At, slots: Sequence[Array] = ()) -> tuple[Array | None, Sequence[Array]]:
+        """The transformed gradient (or parameters) and the new slots; the inputs are left as they are.
 
         Raises NonFinite when a norm that is to be clipped overflows.
         """
-        values = {k: v(n) if isinstance(v, Schedule) else v for k, v in self.arguments.items()}
         with np.errstate(all="ignore"):
-            return self.transform.apply(g, p, slices, values)
+            result = self.transform.apply(g, p, at, self.at(at.n), *slots)
+        if self.transform.slots:
+            return result[0], result[1:]
+        return result, ()
 
     def as_json(self) -> dict[str, Any]:
         """The resolved specification, which `parse_list` reads back."""
@@ -63,22 +98,22 @@ def _scalar(value: float, like: Array) -> Any:
     return like.dtype.type(value)
 
 
-def _l1(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+def _l1(g: Array, p: Array, at: At, a: Values) -> Array:
     penalised: Array = g + _scalar(a["strength"], g) * np.sign(p)
     return penalised
 
 
-def _l2(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+def _l2(g: Array, p: Array, at: At, a: Values) -> Array:
     penalised: Array = g + _scalar(a["strength"], g) * p
     return penalised
 
 
-def _elastic_net(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+def _elastic_net(g: Array, p: Array, at: At, a: Values) -> Array:
     penalised: Array = g + (_scalar(a["l1"], g) * np.sign(p) + _scalar(a["l2"], g) * p)
     return penalised
 
 
-def _clip_by_value(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+def _clip_by_value(g: Array, p: Array, at: At, a: Values) -> Array:
     limit = _scalar(a["limit"], g)
     return np.clip(g, -limit, limit)
 
@@ -90,17 +125,17 @@ def _finite_norm(g: Array, slices: Sequence[slice]) -> float:
     return size
 
 
-def _clip_by_norm(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
+def _clip_by_norm(g: Array, p: Array, at: At, a: Values) -> Array:
     out = g.copy()
-    for where in slices:
+    for where in at.slices:
         size = _finite_norm(g, (where,))
         if size > a["max_norm"]:
             out[where] = g[where] * _scalar(a["max_norm"] / size, g)
     return out
 
 
-def _clip_by_global_norm(g: Array, p: Array, slices: Sequence[slice], a: Values) -> Array:
-    size = _finite_norm(g, slices)
+def _clip_by_global_norm(g: Array, p: Array, at: At, a: Values) -> Array:
+    size = _finite_norm(g, at.slices)
     if a["formula"] == "torch":
         factor = min(1.0, a["max_norm"] / (size + 1e-6))
     else:

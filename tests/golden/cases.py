@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -31,6 +32,11 @@ ZERO_ELEMENT, ZERO_STEPS = (3, 2), (3, 4, 11, 17, 18, 19, 30, 42)  # this elemen
 SCHEDULE_STEPS = 60
 
 
+def loss_at(step: int) -> float:
+    """The loss that a step which needs one is told: it falls, with bumps, and stays above zero."""
+    return 3.0 / step + 0.5 + 0.25 * ((step * 7) % 5 - 2) / 5.0
+
+
 @dataclass(frozen=True)
 class Case:
     """One optimizer with one set of arguments, in its library's own words."""
@@ -41,6 +47,8 @@ class Case:
     scheduler: Call | None = None  # torch: stepped after the optimizer; optax and Keras: given as the learning rate
     clip: Call | None = None  # what is done to the gradients before the step
     absent: dict[str, list[int]] = field(default_factory=dict)  # steps in which a tensor has no gradient at all
+    losses: bool = False  # each step is told a loss, from `loss_at`
+    close: float = 1e-12  # how far apart the displacements may be; more than that is explained beside the case
 
     def key(self, scale: float) -> str:
         """The name of the record of this case at one of SCALES."""
@@ -66,7 +74,8 @@ def fingerprint(rows: Iterable[Case | Schedule]) -> str:
     """Changes with anything that a data file was made from; the file carries the one it was made from."""
     inputs = [SEED, SHAPES, STEPS, SCALES, RECORDED, NOISE, ZERO_ROW, LATE_ROW, LATE_STEP, FLIP_STEP]
     inputs += [ZERO_ELEMENT, ZERO_STEPS, SCHEDULE_STEPS]
-    text = json.dumps([inputs, [asdict(row) for row in rows]], sort_keys=True)
+    told = [{k: v for k, v in asdict(row).items() if k not in ("close", "losses") or v is True} for row in rows]
+    text = json.dumps([inputs, told], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -864,6 +873,16 @@ KERAS = (
         absent={"b": [4, 5, 6]},
     ),
 )
+
+# Families with a table of their own, `cases_<name>.py`, and a data file of their own.
+FAMILIES: tuple[str, ...] = ()
+
+
+def family(name: str) -> tuple[Case, ...]:
+    """The cases of a family."""
+    table: tuple[Case, ...] = importlib.import_module(f"tests.golden.cases_{name}").CASES
+    return table
+
 
 CASES = TORCH + OPTAX + KERAS
 

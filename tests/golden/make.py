@@ -1,6 +1,6 @@
 """Run the real libraries on every case and record what they do.
 
-python tests/golden/make.py torch|optax|keras|all [--check]
+python -m tests.golden.make torch|optax|keras|<family>|all [--check], from the root of the repository
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import (
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from tests.golden.cases import (
+    FAMILIES,
     FLIP_STEP,
     KERAS,
     LATE_ROW,
@@ -38,10 +42,10 @@ from cases import (
     ZERO_STEPS,
     Case,
     Schedule,
+    family,
     fingerprint,
+    loss_at,
 )
-from numpy.typing import NDArray
-from safetensors.numpy import load, save
 
 Array = NDArray[np.float64]
 Tensors = dict[str, Array]
@@ -82,6 +86,17 @@ def resolve(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def nested(path: str, arguments: dict[str, Any]) -> Any:
+    """A library's object, whose arguments may be such objects themselves: {"like": path, ...}."""
+    made = {
+        name: nested(value["like"], {k: v for k, v in value.items() if k != "like"})
+        if isinstance(value, dict) and "like" in value
+        else value
+        for name, value in arguments.items()
+    }
+    return resolve(path)(**made)
+
+
 def run_torch(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
     """The single-tensor path, every scalar a double."""
     import torch
@@ -120,14 +135,15 @@ def run_optax(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Itera
         schedule = resolve(case.scheduler[0])(**case.scheduler[1])
         # optax's own counter is int32, from which jax computes a learning rate in single precision.
         arguments["learning_rate"] = lambda count: schedule(count.astype("float64"))
-    transform = resolve(case.like)(**arguments)
+    transform = nested(case.like, arguments)
     if case.clip:
         transform = optax.chain(resolve(case.clip[0])(**case.clip[1]), transform)
     parameters = jax.tree.map(jax.numpy.asarray, initial)
     # optax's counters are int32, of which jax takes a root in single precision (madgrad), and of int64 in double.
     state = jax.tree.map(lambda x: x.astype("int64") if x.dtype == "int32" else x, transform.init(parameters))
-    for gradients in steps:
-        updates, state = transform.update(jax.tree.map(jax.numpy.asarray, gradients), state, parameters)
+    for step, gradients in enumerate(steps, 1):
+        told = {"value": loss_at(step)} if case.losses else {}
+        updates, state = transform.update(jax.tree.map(jax.numpy.asarray, gradients), state, parameters, **told)
         parameters = optax.apply_updates(parameters, updates)
         yield jax.tree.map(np.asarray, parameters)
 
@@ -195,6 +211,9 @@ def make(libraries: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     yield "inputs", pack(inputs | {f"gradient.{name}": value for name, value in gradients.items()})
     runs = {"torch": (run_torch, TORCH), "optax": (run_optax, OPTAX), "keras": (run_keras, KERAS)}
     for library in libraries:
+        if library in FAMILIES:
+            yield library, make_family(library, initial, gradients, {name: run for name, (run, _) in runs.items()})
+            continue
         run, cases = runs[library]
         tables = {
             case.key(scale): record(case, run, initial, steps_of(case, gradients, scale))
@@ -205,6 +224,18 @@ def make(libraries: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         if library == "torch":
             rates = {schedule.id: record_schedule(schedule) for schedule in SCHEDULES}
             yield "schedules", pack(rates, SCHEDULES, PACKAGES[library])
+
+
+def make_family(name: str, initial: Tensors, gradients: Tensors, runs: dict[str, Any]) -> bytes:
+    """The data file of a family, whose cases may be of several libraries."""
+    cases = family(name)
+    tables = {
+        case.key(scale): record(case, runs[case.library], initial, steps_of(case, gradients, scale))
+        for case in cases
+        for scale in SCALES
+    }
+    packages = {package for case in cases for package in PACKAGES[case.library]}
+    return pack(tables, cases, sorted(packages))
 
 
 def metadata(content: bytes) -> dict[str, str]:
@@ -245,11 +276,11 @@ def check(path: Path, content: bytes) -> bool:
 def main() -> int:
     """Write the files, or compare with them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=[*PACKAGES, "all"])
+    parser.add_argument("library", choices=[*PACKAGES, *FAMILIES, "all"])
     parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
     options = parser.parse_args()
     same = True
-    for name, content in make(PACKAGES if options.library == "all" else [options.library]):
+    for name, content in make([*PACKAGES, *FAMILIES] if options.library == "all" else [options.library]):
         path = DATA / f"{name}.safetensors"
         if options.check:
             same = check(path, content) and same

@@ -11,8 +11,9 @@ import numpy as np
 from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
-from service.optim.optimizer import Optimizer, State, build
+from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Algorithm, Dialect
+from service.optim.state import State
 from service.optim.tensors import DTYPES, Array, Layout
 
 Specification = dict[str, Any]

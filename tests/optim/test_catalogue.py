@@ -12,9 +12,9 @@ from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS, describe, get, state, summary
 from service.optim.hyperparameters import REQUIRED
 from service.optim.libraries import spellings_of
-from service.optim.optimizer import resolve
 from service.optim.rule import Algorithm
 from service.optim.schedules.catalogue import SCHEDULES
+from service.optim.specification import resolve
 from service.optim.transforms import TRANSFORMS
 from tests.optim.table import DIALECTS, SPECIFICATIONS
 

@@ -13,8 +13,9 @@ import pytest
 
 from service.optim import kernels
 from service.optim.kernels import Decay, compiled, run_compiled, run_numpy, update
-from service.optim.optimizer import Optimizer, State, build
+from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Rule, divide, where
+from service.optim.state import State
 from service.optim.tensors import DTYPES, Array, single
 from tests.optim.table import DIALECTS, SPECIFICATIONS, bits, inside
 

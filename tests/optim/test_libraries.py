@@ -9,7 +9,8 @@ import pytest
 from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS
 from service.optim.libraries import REFUSED, SPEED, SPELLINGS, Clip, Only, OrNull, Spelling, spellings_of
-from service.optim.optimizer import Optimizer, build, resolve
+from service.optim.optimizer import Optimizer, build
+from service.optim.specification import resolve
 from tests.optim.table import inside, layout
 
 # Every optimizer of torch 2.13.0, optax 0.2.8 and Keras 3.15.1: the classes of torch.optim and keras.optimizers, the

@@ -15,9 +15,11 @@ from service.errors import Invalid, NonFinite
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
 from service.optim.libraries import SPELLINGS
-from service.optim.optimizer import Optimizer, State, build, resolve
+from service.optim.optimizer import Optimizer, build
 from service.optim.rule import PARAMETERS
 from service.optim.schedules.catalogue import SCHEDULES
+from service.optim.specification import resolve
+from service.optim.state import State
 from service.optim.tensors import DTYPES, Array, Layout, single
 from service.optim.transforms import TRANSFORMS
 from tests.optim.table import DIALECTS, SHAPES, SPECIFICATIONS, gradients, inside, layout, run, same, start
@@ -123,7 +125,7 @@ def test_a_step_tells_the_rate_that_it_used() -> None:
     subject = build({"name": "adam", "learning_rate": FALLING}, layout())
     state, rates = subject.init(start()), []
     for row in gradients(3):
-        state, rate = subject.step(state, row)
+        state, rate, _ = subject.step(state, row)
         rates.append(rate)
     assert rates == pytest.approx([0.1, 0.09, 0.081])
     paper = build({"name": "adadelta", "dialect": "paper"}, layout())

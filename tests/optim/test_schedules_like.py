@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from service.errors import Invalid
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
-from service.optim.optimizer import resolve
 from service.optim.rule import BETA1, LEARNING_RATE
 from service.optim.schedules.catalogue import REFUSED, SCHEDULES, SPELLINGS, describe, parse
 from service.optim.schedules.form import FAR, Level, Levels, Parts, Schedule
 from service.optim.schedules.spelling import Null, Only, Scales, Unused
+from service.optim.specification import resolve
 from tests.golden.schedules.cases import CASES
 
 TORCH = "torch.optim.lr_scheduler."

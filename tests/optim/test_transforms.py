@@ -11,8 +11,8 @@ import pytest
 from service.errors import Invalid, NonFinite
 from service.optim.hyperparameters import REQUIRED
 from service.optim.optimizer import build
-from service.optim.tensors import DTYPES, Array
-from service.optim.transforms import TRANSFORMS, Transform, describe, parse_list
+from service.optim.tensors import DTYPES, Array, Layout
+from service.optim.transforms import TRANSFORMS, At, Transform, describe, parse_list
 from tests.optim.table import layout, run
 
 EVERY = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
@@ -23,7 +23,11 @@ P = np.array([1.0, -2.0, 0.0, 4.0, -0.0])
 
 def apply(specification: dict[str, Any], g: Any = G, slices: Any = SLICES, n: int = 0) -> Array:
     (transform,) = parse_list([specification])
-    return transform(np.asarray(g), P, slices, n)
+    parts = Layout(tuple("ab"), ((2,), (3,)), DTYPES["float64"])
+    present = [i for i, where in enumerate(parts.slices) if where in slices]
+    out, _ = transform(np.asarray(g), P, At(parts, present, n))
+    assert out is not None
+    return out
 
 
 def least(transform: Transform, **more: Any) -> dict[str, Any]:

@@ -73,6 +73,12 @@ class Form:
     value       the closed form: (arguments, n) -> value
     ends        values that it comes to or approaches: none lies outside the smallest interval that holds them
     check       refuses arguments that do not agree with each other; raises Invalid with a pointer
+    start       for a form driven by the loss: arguments -> the numbers that it remembers before the first step
+    observe     (arguments, memory, loss) -> the memory after a step of that loss
+    read        (arguments, memory) -> the value
+    at_once     whether a loss changes the value of its own step, or from the next step on
+
+    A form that is driven by the loss is the one kind that is not a function of n: its `value` is where it starts.
     """
 
     name: str
@@ -84,6 +90,10 @@ class Form:
     value: Callable[[Values, int], float] = field(repr=False)
     ends: Callable[[Values], Iterable[float]] = field(repr=False)
     check: Callable[[Values], None] = field(default=_nothing, repr=False)
+    start: Callable[[Values], tuple[float, ...]] | None = field(default=None, repr=False)
+    observe: Callable[[Values, tuple[float, ...], float], tuple[float, ...]] | None = field(default=None, repr=False)
+    read: Callable[[Values, tuple[float, ...]], float] | None = field(default=None, repr=False)
+    at_once: Callable[[Values], bool] = field(default=lambda a: False, repr=False)
 
     @cached_property
     def arguments(self) -> tuple[Hyperparameter, ...]:
@@ -104,6 +114,11 @@ class Schedule:
     def __call__(self, n: int) -> float:
         low, high = self.range
         return max(low, min(high, float(self.form.value(self.arguments, n))))
+
+    @property
+    def driven(self) -> bool:
+        """Whether it follows the loss, and so has a memory."""
+        return self.form.start is not None
 
     @cached_property
     def range(self) -> tuple[float, float]:

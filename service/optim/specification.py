@@ -1,0 +1,149 @@
+"""What a client asks for, checked and with every default filled in.
+
+A specification is `{"name", "dialect", **hyperparameters}` in the field's full words, or `{"like": class path,
+**arguments}` in a library's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from service.errors import Invalid
+from service.optim import catalogue, libraries
+from service.optim.hyperparameters import fill
+from service.optim.rule import Algorithm, Dialect, Rule, Values
+from service.optim.schedules.catalogue import parse
+from service.optim.schedules.form import Schedule
+from service.optim.transforms import Applied, parse_list
+
+MAX_DEPTH = 4  # of optimizers in optimizers
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A resolved optimizer: every default filled in; numbers may be schedules."""
+
+    algorithm: Algorithm
+    dialect_name: str
+    values: Mapping[str, Any]
+    transforms: tuple[Applied, ...] = ()
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        return self.algorithm.dialects[self.dialect_name]
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The rule that the options choose."""
+        return self.dialect.rule(self.values)
+
+    @cached_property
+    def base(self) -> Specification | None:
+        """The optimizer that this one wraps."""
+        return self.values.get("optimizer")
+
+    @cached_property
+    def scheduled(self) -> bool:
+        """Whether any hyperparameter changes from step to step."""
+        return any(isinstance(v, Schedule) for v in self.values.values())
+
+    @cached_property
+    def driven(self) -> dict[str, Schedule]:
+        """The hyperparameters whose schedules follow the loss."""
+        return {name: v for name, v in self.values.items() if isinstance(v, Schedule) and v.driven}
+
+    def at(self, n: int) -> Values:
+        """The hyperparameters for step n + 1, schedules evaluated."""
+        if not self.scheduled:
+            return self.values
+        return {k: v(n) if isinstance(v, Schedule) else v for k, v in self.values.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """The specification as a client may post it again."""
+        values = {k: v.as_json() if isinstance(v, Schedule | Specification) else v for k, v in self.values.items()}
+        return {"name": self.algorithm.name, "dialect": self.dialect_name, **values}
+
+
+def resolve(specification: Any, depth: int = 1) -> Specification:
+    """Check a specification and fill in its defaults; raises Invalid with a pointer into it."""
+    if depth > MAX_DEPTH:
+        raise Invalid(f"Optimizers may stand in one another at most {MAX_DEPTH} deep.", pointer="")
+    if not isinstance(specification, Mapping):
+        raise Invalid('An optimizer is {"name": ..., ...} or {"like": ..., ...}.', pointer="")
+    given = dict(specification)
+    if "like" in given:
+        return _resolve_like(given, depth)
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise Invalid('An optimizer needs a "name", for example "adam", or a "like".', pointer="/name")
+    algorithm = catalogue.get(name)
+    dialect = given.pop("dialect", algorithm.default_dialect)
+    if not isinstance(dialect, str):
+        raise Invalid("dialect must be a string.", pointer="/dialect")
+    return _checked(filled(algorithm, dialect, given, depth=depth))
+
+
+def _resolve_like(given: dict[str, Any], depth: int) -> Specification:
+    path = given.pop("like")
+    if not isinstance(path, str):
+        raise Invalid('"like" is a class path, for example "torch.optim.Adam".', pointer="/like")
+    if "name" in given and not path.startswith("keras."):
+        raise Invalid('Give "name" or "like", not both.', pointer="/name")
+    translation = libraries.translate(path, given)
+    algorithm = catalogue.get(translation.algorithm)
+    transforms = tuple(_brought(pointer, asked) for pointer, asked in translation.transforms.items())
+    try:
+        return _checked(filled(algorithm, translation.dialect, translation.values, transforms, depth=depth))
+    except Invalid as error:
+        places = [p._replace(pointer=_back(p.pointer, translation.pointers)) for p in error.places]
+        raise Invalid(error.detail, places=places) from None
+
+
+def _brought(pointer: str, specification: Mapping[str, Any]) -> Applied:
+    """The transform that the argument of a `like` at this pointer asks for."""
+    try:
+        return parse_list([specification])[0]
+    except Invalid as error:
+        raise Invalid(error.detail, pointer=pointer) from None
+
+
+def _back(pointer: str, pointers: Mapping[str, str]) -> str:
+    """A pointer at our name, turned into one at the library's."""
+    first, slash, rest = pointer[1:].partition("/")
+    return pointers.get(first, f"/{first}") + slash + rest
+
+
+def _checked(spec: Specification) -> Specification:
+    spec.dialect.check(spec.values)
+    return spec
+
+
+def filled(
+    algorithm: Algorithm,
+    dialect_name: str,
+    given: Mapping[str, Any],
+    transforms: tuple[Applied, ...] = (),
+    *,
+    depth: int = 1,
+) -> Specification:
+    """The specification of an algorithm with these hyperparameters; raises Invalid with a pointer."""
+    dialect = algorithm.dialect(dialect_name)
+
+    def nested(value: Any, pointer: str) -> Specification:
+        try:
+            return value if isinstance(value, Specification) else resolve(value, depth + 1)
+        except Invalid as error:
+            raise error.at(pointer) from None
+
+    values = fill(
+        given,
+        algorithm.hyperparameters,
+        dialect.defaults,
+        owner=f"{algorithm.name} in the dialect {dialect_name}",
+        scheduled=parse,
+        nested=nested,
+    )
+    return Specification(algorithm, dialect_name, values, transforms)
