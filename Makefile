@@ -21,7 +21,7 @@ check: $(VENV)/.check
 demo: $(VENV)/.demo
 	$(BIN)/python clients/python/examples/digits.py $(ARGS)
 
-bench: $(VENV)/.test
+bench: $(VENV)/.peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 docs: $(VENV)/.test
@@ -45,6 +45,10 @@ $(VENV)/.test: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml
 
 $(VENV)/.check: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,test,check]' --editable clients/python
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,test,peers]' --editable clients/python
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml clients/python/pyproject.toml

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -27,6 +28,11 @@ from service.stores.base import Store
 
 # one seed for the run: workers of a parallel run inherit it, and so collect the same tests
 os.environ.setdefault("TEST_SEED", str(random.SystemRandom().randrange(1 << 32)))
+
+# loops that tests compile are kept for the run and for nobody else
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="thalweg-cache-")
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 Serve = Callable[..., "Service"]

@@ -3,10 +3,12 @@
 Both run the same function objects and give the same bits. The compiled loop takes about 0.2 s to make and is several
 times faster on large arrays, so that arrays below `THRESHOLD` elements always take NumPy, and a larger one takes NumPy
 until a background thread has the loop ready: compile time never lands on a step. Without numba everything works.
+Compiled loops are kept on the disk (see `loops`), so that the next process has them in a few milliseconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import math
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.optim import loops
 from service.optim.rule import Rule, divide, where
 from service.optim.tensors import Array
 
@@ -40,18 +43,28 @@ def decay(p: Any, g: Any, c: Decay) -> Any:
 
 
 def update(
-    rule: Rule, p: Array, g: Array, slots: tuple[Array, ...], c: Any, before: Decay | None = None
+    rule: Rule,
+    p: Array,
+    g: Array,
+    slots: tuple[Array, ...],
+    c: Any,
+    before: Decay | None = None,
+    into: tuple[Array, ...] | None = None,
 ) -> tuple[Array, ...]:
-    """The new parameters and slots, in new arrays of the inputs' shape (n,) and dtype.
+    """The new parameters and slots, of the inputs' shape (n,) and dtype.
 
-    `c` and `before` are scalars in double precision; they are cast to the arrays' dtype here. Overflow gives
-    infinities, without a warning.
+    They are new arrays, or where it helps the arrays `into`, which may be (p, *slots) themselves: large arrays that
+    are written where they are read take half the time. `c` and `before` are scalars in double precision; they are
+    cast to the arrays' dtype here. Overflow gives infinities, without a warning.
     """
     if AVAILABLE and p.size >= THRESHOLD:
-        loop = _ready.get((rule.update, p.dtype.char, before is not None))
+        if into is not None and not all(array.flags.writeable for array in into):
+            into = None
+        form = Form(p.dtype.char, before is not None, into is not None and into[0] is p)
+        loop = _ready.get((rule.update, form))
         if loop is not None:
-            return run_compiled(loop, p, g, slots, c, before)
-        _compile_in_background(rule, p.dtype, before is not None, type(c))
+            return run_compiled(loop, p, g, slots, c, before, into)
+        _compile_in_background(rule, form, type(c))
     return run_numpy(rule, p, g, slots, c, before)
 
 
@@ -89,11 +102,20 @@ def update_whole(
 
 @np.errstate(all="ignore")
 def run_compiled(
-    loop: Any, p: Array, g: Array, slots: tuple[Array, ...], c: Any, before: Decay | None = None
+    loop: Any,
+    p: Array,
+    g: Array,
+    slots: tuple[Array, ...],
+    c: Any,
+    before: Decay | None = None,
+    into: tuple[Array, ...] | None = None,
 ) -> tuple[Array, ...]:
-    """The rule as a fused loop made by `compiled`."""
+    """The rule as a fused loop made by `compiled`, for the form that `into` says."""
     scalars = cast(c, p.dtype) if before is None else (cast(before, p.dtype), cast(c, p.dtype))
-    out = tuple(np.empty(p.size, p.dtype) for _ in range(1 + len(slots)))
+    if into is not None and into[0] is p:
+        loop(p, np.ascontiguousarray(g), *slots, scalars)
+        return into
+    out = into or tuple(np.empty(p.size, p.dtype) for _ in range(1 + len(slots)))
     loop(*map(np.ascontiguousarray, (p, g, *slots)), scalars, *out)
     return out
 
@@ -105,36 +127,58 @@ def cast(c: Any, dtype: np.dtype[Any]) -> Any:
     return c._make(np.array(c, dtype))
 
 
-_ready: dict[tuple[Callable[..., Any], str, bool], Any] = {}
-_underway: set[tuple[Callable[..., Any], str, bool]] = set()
+class Form(NamedTuple):
+    """Which loop of a rule: for what type of elements, with weight decay before it or not, in place or not."""
+
+    dtype: str
+    decaying: bool
+    in_place: bool = False
+
+
+_ready: dict[tuple[Callable[..., Any], Form], Any] = {}
+_underway: set[tuple[Callable[..., Any], Form]] = set()
 _lock = threading.Lock()
 
 
-def compiled(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> Any:
-    """The fused loop of a rule for one dtype, made now if it is not there yet; needs numba."""
-    key = (rule.update, dtype.char, decaying)
+def compiled(rule: Rule, form: Form, scalars: Any) -> Any:
+    """The fused loop of a rule in one form, made now if it is not there yet; needs numba."""
+    key = (rule.update, form)
     with _lock:
         if key not in _ready:
-            _ready[key] = _compile(rule, dtype, decaying, scalars)
+            _ready[key] = _compile(rule, form, scalars)
     return _ready[key]
 
 
-def _compile_in_background(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> None:
+def _compile_in_background(rule: Rule, form: Form, scalars: Any) -> None:
     """Start making the loop, once; a rule that cannot be compiled goes on in NumPy."""
 
     def make() -> None:
         try:
-            compiled(rule, dtype, decaying, scalars)
+            compiled(rule, form, scalars)
         except Exception:
             logging.getLogger(__name__).exception("cannot compile %s; it runs in NumPy", rule.update.__name__)
 
-    key = (rule.update, dtype.char, decaying)
+    key = (rule.update, form)
     if key not in _underway:
         _underway.add(key)
         threading.Thread(target=make, daemon=True, name="compile").start()
 
 
-def _compile(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> Any:
+def _source(rule: Rule, form: Form) -> str:
+    """The loop over elements, as a text: it calls `rule`, and `before` where there is weight decay."""
+    slots = [f"s{i}" for i in range(len(rule.slots))]
+    read = ["p", *slots]
+    written = read if form.in_place else ["p_out", *(f"{slot}_out" for slot in slots)]
+    targets = ", ".join(f"{out}[i]" for out in written) + ","
+    state = "".join(f"{slot}[i], " for slot in slots)
+    body = f"{targets} = rule(p[i], g[i], {state}c)"
+    if form.decaying:
+        body = f"p_, g_ = before(p[i], g[i], c[0])\n        {targets} = rule(p_, g_, {state}c[1])"
+    arguments = ["p", "g", *slots, "c", *([] if form.in_place else written)]
+    return f"def loop({', '.join(arguments)}):\n    for i in range(p.size):\n        {body}\n"
+
+
+def _compile(rule: Rule, form: Form, scalars: Any) -> Any:
     """One loop over elements that calls the rule; numba inlines it.
 
     The division checks are off (`error_model="numpy"`), which lets LLVM vectorise; fastmath and contraction would
@@ -145,26 +189,26 @@ def _compile(rule: Rule, dtype: np.dtype[Any], decaying: bool, scalars: Any) -> 
     from numba import njit
 
     _register(rule.update)
-    slots = [f"s{i}" for i in range(len(rule.slots))]
-    outs = ["p_out", *(f"{slot}_out" for slot in slots)]
-    targets = ", ".join(f"{out}[i]" for out in outs) + ","
-    state = "".join(f"{slot}[i], " for slot in slots)
-    body = f"{targets} = rule(p[i], g[i], {state}c)"
-    if decaying:
-        body = f"p_, g_ = before(p[i], g[i], c[0])\n        {targets} = rule(p_, g_, {state}c[1])"
-    source = f"def loop({', '.join(['p', 'g', *slots, 'c', *outs])}):\n    for i in range(p.size):\n        {body}\n"
-
     types: Any = numba.types
-    element = numba.from_dtype(dtype)
+    element = numba.from_dtype(np.dtype(form.dtype))
     read = types.Array(element, 1, "C", readonly=True, aligned=False)
     written = types.Array(element, 1, "C")
     c, before = (types.NamedUniTuple(element, len(t._fields), t) for t in (scalars, Decay))
-    scalar_types = types.Tuple((before, c)) if decaying else c
-    signature = (read, read, *(read for _ in slots), scalar_types, *(written for _ in outs))
+    scalar_types = types.Tuple((before, c)) if form.decaying else c
+    kept = [written if form.in_place else read] * len(rule.slots)
+    outs = [] if form.in_place else [written] * (1 + len(rule.slots))
+    signature = (written if form.in_place else read, read, *kept, scalar_types, *outs)
 
     options: Any = {"error_model": "numpy", "nogil": True}
     namespace: dict[str, Any] = {"rule": njit(**options)(rule.update), "before": njit(**options)(decay)}
-    exec(source, namespace)
+    namespace["__name__"] = __name__  # numba imports it when it reads a loop back
+    source = _source(rule, form)
+    path = loops.place(source, (rule.update, decay))
+    if path is not None:
+        exec(compile(source, path, "exec"), namespace)
+        with contextlib.suppress(Exception):  # a damaged entry, a full disk: whatever it is, a compile mends it
+            return njit(signature, cache=True, **options)(namespace["loop"])
+    exec(compile(source, "<loop>", "exec"), namespace)
     return njit(signature, **options)(namespace["loop"])
 
 

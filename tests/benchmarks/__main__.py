@@ -16,17 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from socket import socket
 
 import httpx
-import numpy as np
 
-from service.optim import kernels
-from service.optim.optimizer import build
-from service.optim.tensors import single
+from tests.benchmarks import kernels
 
 HERE = Path(__file__).parent
 SESSIONS = 64
@@ -111,33 +107,6 @@ def steps(rounds: int, seconds: int) -> None:
         print(f"  thalweg / {name}: {statistics.median(pairs):.2f}  ({min(pairs):.2f} to {max(pairs):.2f})")
 
 
-def kernel_times(rounds: int, size: int = 10_000_000) -> None:
-    """Adam on ten million elements: NumPy and the fused loop."""
-    print(f"\nAdam, {size:,} elements, milliseconds a step, medians of {rounds}")
-    for dtype in ("float32", "float64"):
-        optimizer = build({"name": "adam"}, single(size, dtype))
-        rng = np.random.default_rng(1)
-        state = optimizer.init(rng.standard_normal(size).astype(dtype))
-        gradient = rng.standard_normal(size).astype(dtype)
-        c = optimizer.specification.dialect.scalars(optimizer.specification.values, 1)
-        arguments = (state.params, gradient, state.slots, c)
-        paths: dict[str, Callable[[], object]] = {"NumPy": partial(kernels.run_numpy, optimizer.rule, *arguments)}
-        if kernels.AVAILABLE:
-            start = time.perf_counter()
-            loop = kernels.compiled(optimizer.rule, np.dtype(dtype), False, type(c))
-            print(f"  {dtype}: first compile {time.perf_counter() - start:.2f} s")
-            paths["fused"] = partial(kernels.run_compiled, loop, *arguments)
-        taken: dict[str, list[float]] = {name: [] for name in paths}
-        for _ in range(rounds):
-            for name, path in paths.items():
-                start = time.perf_counter()
-                path()
-                taken[name].append((time.perf_counter() - start) * 1e3)
-        medians = {name: statistics.median(times) for name, times in taken.items()}
-        ratio = f"   NumPy / fused: {medians['NumPy'] / medians['fused']:.1f}" if "fused" in medians else ""
-        print(f"  {dtype}: " + "   ".join(f"{name} {ms:7.1f}" for name, ms in medians.items()) + ratio)
-
-
 def start_up(rounds: int) -> None:
     """From the command to the first answer of a step."""
     taken = []
@@ -161,7 +130,7 @@ def main() -> None:
     if "steps" in chosen.which:
         steps(chosen.rounds, chosen.seconds)
     if "kernels" in chosen.which:
-        kernel_times(chosen.rounds)
+        kernels.table(chosen.rounds)
     if "start" in chosen.which:
         start_up(chosen.rounds)
 

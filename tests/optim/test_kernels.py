@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from service.optim import kernels
-from service.optim.kernels import Decay, compiled, run_compiled, run_numpy, update
+from service.optim.kernels import Decay, Form, compiled, run_compiled, run_numpy, update
 from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Rule, divide, where
 from service.optim.state import State
@@ -59,8 +59,11 @@ def awkward(size: int, dtype: str, seed: int, largest: float) -> Array:
     return values
 
 
+IN_PLACE = "float32"  # the type in which loops that overwrite their inputs are made too; a compile takes its time
+
+
 def loop_for(sample: Sample, dtype: str, decaying: bool) -> Any:
-    return compiled(sample.rule, DTYPES[dtype], decaying, type(sample.scalars(1)))
+    return compiled(sample.rule, Form(DTYPES[dtype].char, decaying), type(sample.scalars(1)))
 
 
 def agree(one: tuple[Array, ...], other: tuple[Array, ...], dtype: str) -> None:
@@ -94,7 +97,13 @@ def step_everywhere(optimizer: Optimizer, state: State, g: Array, monkeypatch: p
         patch.setattr(kernels, "THRESHOLD", 0)
         patch.setattr(kernels, "run_numpy", None)
         fused = optimizer.step(state, g).state
-    agree((plain.params, *plain.slots), (fused.params, *fused.slots), optimizer.layout.as_json()["dtype"])
+        dtype = optimizer.layout.as_json()["dtype"]
+        agree((plain.params, *plain.slots), (fused.params, *fused.slots), dtype)
+        if dtype == IN_PLACE:
+            again = State(state.step, state.params.copy(), tuple(slot.copy() for slot in state.slots), state.counts)
+            over = optimizer.step(again, g, into=again).state
+            agree((plain.params, *plain.slots), (over.params, *over.slots), dtype)
+            assert over.params is again.params
     return plain
 
 
@@ -105,7 +114,9 @@ def test_every_form_of_every_optimizer_gives_the_same_bits_both_ways(
 ) -> None:
     optimizer = build(specification, single(257, dtype))
     spec = optimizer.specification
-    compiled(spec.rule, DTYPES[dtype], optimizer.decaying, type(spec.dialect.scalars(spec.values, 1)))
+    for in_place in (False, True) if dtype == IN_PLACE else (False,):
+        form = Form(DTYPES[dtype].char, optimizer.decaying, in_place)
+        compiled(spec.rule, form, type(spec.dialect.scalars(spec.values, 1)))
     state = optimizer.init(awkward(257, dtype, 2, 1e3))
     for t in range(4):
         state = step_everywhere(optimizer, state, awkward(257, dtype, t, 1e3), monkeypatch)
@@ -218,7 +229,7 @@ class Waiting:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.rule = Rule(function)
-        self.key = (function, "d", False)
+        self.key = (function, Form("d", False))
 
     def until_ready(self) -> Any:
         deadline = time.monotonic() + 60
@@ -290,3 +301,29 @@ def test_everything_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None
     state = optimizer.init(np.ones(kernels.THRESHOLD + 1))
     after = optimizer.step(state, np.ones(kernels.THRESHOLD + 1)).state
     assert np.allclose(after.params, 0.999)
+
+
+def test_a_step_into_spare_arrays_writes_them_and_leaves_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "THRESHOLD", 0)
+    optimizer = build({"name": "adam"}, single(300))
+    compiled(optimizer.rule, Form("d", False), type(SAMPLES["adam"].scalars(1)))
+    state, g = optimizer.init(np.ones(300)), awkward(300, "float64", 5, 1e3)
+    spare = State(0, np.empty(300), tuple(np.empty(300) for _ in state.slots), 0)
+    kept = bits(state.params)
+    new = optimizer.step(state, g, into=spare).state
+    assert new.params is spare.params
+    assert bits(state.params) == kept
+    plain = optimizer.step(state, g).state
+    agree((new.params, *new.slots), (plain.params, *plain.slots), "float64")
+
+
+def test_arrays_that_cannot_be_written_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "THRESHOLD", 0)
+    optimizer = build({"name": "sgd", "learning_rate": 0.1}, single(300))
+    compiled(optimizer.rule, Form("d", False), type(SAMPLES["sgd"].scalars(1)))
+    frozen = np.ones(300)
+    frozen.flags.writeable = False
+    state = optimizer.init(frozen)
+    new = optimizer.step(state, np.ones(300), into=state).state
+    assert new.params is not frozen
+    assert (frozen == 1.0).all()

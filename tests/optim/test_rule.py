@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from service.optim.kernels import compiled, run_compiled, run_numpy
+from service.optim.kernels import Form, compiled, run_compiled, run_numpy
 from service.optim.rule import Rule, cube_root, sign
 from service.optim.tensors import DTYPES, Array
 from tests.optim.table import bits
@@ -36,7 +36,7 @@ def both(function: Any, x: Array) -> Array:
     """The function of x in NumPy, after the compiled form has given the same bits."""
     rule, numbers = Rule(function), Numbers(1.0, 0.0)
     (plain,) = run_numpy(rule, x, x, (), numbers)
-    (fused,) = run_compiled(compiled(rule, x.dtype, False, Numbers), x, x, (), numbers)
+    (fused,) = run_compiled(compiled(rule, Form(x.dtype.char, False), Numbers), x, x, (), numbers)
     assert plain.dtype == fused.dtype == x.dtype
     assert bits(plain) == bits(fused)
     return plain

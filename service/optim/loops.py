@@ -1,0 +1,69 @@
+"""Where compiled loops are kept between processes: the user's cache directory, if it can be written to.
+
+numba keeps what it compiled beside the file that a function came from. A loop's text is made at run time, so it is
+written to a file of its own, whose name is the digest of all that the loop is made of: a rule that changes has another
+file, and nothing in the directory is ever out of date. Deleting the directory costs a compile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+
+def directory() -> Path:
+    """`thalweg` in $XDG_CACHE_HOME, or in ~/.cache."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(named) if os.path.isabs(named) else Path("~/.cache").expanduser()) / "thalweg"
+
+
+def place(source: str, called: tuple[Callable[..., Any], ...]) -> str | None:
+    """The path of a file with this source, for a loop that calls these functions; None where none can be kept."""
+    try:
+        home = directory()
+        path = home / f"loop_{digest(source, called)}.py"
+        if path.exists():
+            return str(path) if os.access(home, os.W_OK) else None
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=home, suffix=".tmp")
+        with os.fdopen(handle, "w") as file:
+            file.write(source)
+        os.replace(name, path)
+    except (OSError, RuntimeError):  # read-only, full, or no home at all
+        return None
+    return str(path)
+
+
+def digest(source: str, called: tuple[Callable[..., Any], ...]) -> str:
+    """Changes with the source and with the code of everything that it calls, numba and its LLVM included."""
+    seen: dict[FunctionType, None] = {}
+    for function in called:
+        _reach(function, seen)
+    parts = [source, *map(importlib.metadata.version, ("numba", "llvmlite", "numpy"))]
+    parts += [text for function in seen for text in _texts(function.__code__)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _reach(function: Any, seen: dict[FunctionType, None]) -> None:
+    """The plain functions that one calls by name, each once, in the order in which they are met."""
+    if not isinstance(function, FunctionType) or function in seen:
+        return
+    seen[function] = None
+    for name in function.__code__.co_names:
+        _reach(function.__globals__.get(name), seen)
+
+
+def _texts(code: CodeType) -> Iterator[str]:
+    yield code.co_code.hex()
+    yield repr(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _texts(constant)
+        else:
+            yield repr(constant)
