@@ -25,6 +25,7 @@ bench: $(VENV)/.peers
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 docs: $(VENV)/.test
+	$(BIN)/python -m tests.docs.convergence
 	$(BIN)/python -m tests.docs.tables
 
 clean:

@@ -77,8 +77,7 @@ class Lane:
     @cached_property
     def in_floats(self) -> Callable[..., Any] | None:
         """The rule on plain numbers, where that gives the same and is faster."""
-        algorithm = self.optimizer.specification.algorithm
-        if self.optimizer.layout.size > FEW or self.optimizer.transforms or algorithm.kind != "elementwise":
+        if self.optimizer.layout.size > FEW or not self.optimizer.plain:
             return None
         return kernels.in_floats(self.optimizer.rule.update)
 
@@ -103,8 +102,12 @@ class Plan:
     @property
     def evaluations(self) -> int:
         """Evaluations of the function that all steps together may take."""
-        a_step = 1 + 2 * len(self.start) if self.gradient["kind"] == "central_difference" else 1
-        return self.steps * len(self.lanes) * a_step
+        each = 1 + 2 * len(self.start) if self.gradient["kind"] == "central_difference" else 1
+        return sum(self.gradients(lane) for lane in self.lanes) * each
+
+    def gradients(self, lane: Lane) -> int:
+        """Gradients that a lane may take in all; one that a transform leaves out is taken too."""
+        return self.steps * lane.optimizer.evaluations
 
     @property
     def longest_record(self) -> int:
@@ -126,6 +129,7 @@ class Run:
 
     status          "converged" where a stop rule held, "diverged" where a number was no longer finite
     steps           steps taken to finite points; the last one is always recorded
+    evaluations     gradients that they took: more than steps where an optimizer chooses its own points or gathers
     recorded_steps  (n,), from 0, which is the start
     params          (n, d)
     values, gradient_norms  (n,), of the function itself
@@ -137,6 +141,7 @@ class Run:
     optimizer: Mapping[str, Any]
     status: Status
     steps: int
+    evaluations: int
     recorded_steps: Array
     params: Array
     values: Array
@@ -189,8 +194,9 @@ def _check_cost(made: Plan, max_evaluations: int) -> None:
     """Raises Invalid where the work or the record is more than one request may ask for."""
     if made.evaluations > max_evaluations:
         raise Invalid(
-            f"This takes {made.evaluations} evaluations of the function (steps times optimizers, and 1 + 2d as many "
-            f"for central differences); one request may take {max_evaluations}. Ask for fewer steps or optimizers.",
+            f"This takes {made.evaluations} evaluations of the function (steps times optimizers, several to a step "
+            "where an optimizer searches or gathers, and 1 + 2d as many for central differences); one request may take "
+            f"{max_evaluations}. Ask for fewer steps or optimizers.",
             pointer="/steps",
         )
     if made.steps // made.record_every + 2 > made.longest_record:
@@ -300,11 +306,17 @@ def _follow(plan: Plan, lane: Lane) -> Run:
     record = _Record(plan)
     state = lane.optimizer.init(plan.start)
     gradient, noise = _gradient(plan), _noise(plan)
-    record.take(plan.start[None])
-    while record.status is None and state.step < plan.steps:
+    record.take(plan.start[None], np.zeros(1))
+    spent, most = 0, plan.gradients(lane)
+    while record.status is None and state.step < plan.steps and spent < most:
         m = min(BLOCK, max(32, state.step), plan.steps - state.step)  # a run that soon stops has gone little further
-        state, points = _advance(lane, state, m, gradient, noise(m))
-        record.take(points)
+        if lane.optimizer.partial:
+            state, points, counts = _to_commits(lane, state, m, most - spent, plan.function.value, gradient, noise)
+        else:
+            state, points = _advance(lane, state, m, plan.function.value, gradient, noise(m))
+            counts = np.arange(1, m + 1)
+        record.take(points, spent + counts[: len(points)])
+        spent += int(counts[-1])
     return record.run(lane)
 
 
@@ -332,9 +344,12 @@ def _noise(plan: Plan) -> Callable[[int], Array | None]:
 
 
 Gradient = Callable[[Array], Array]
+Value = Callable[[Array], Any]
 
 
-def _advance(lane: Lane, state: State, m: int, gradient: Gradient, noise: Array | None) -> tuple[State, Array]:
+def _advance(
+    lane: Lane, state: State, m: int, value: Value, gradient: Gradient, noise: Array | None
+) -> tuple[State, Array]:
     """m steps: the state after them, and the points they led to, (m, d); NaN from the first non-finite one on."""
     points = np.empty((m, state.params.size))
     if lane.in_floats is not None:
@@ -344,15 +359,16 @@ def _advance(lane: Lane, state: State, m: int, gradient: Gradient, noise: Array 
             after = None
         if after is not None and all_finite(*after.slots):
             return after, points
-    return _by_arrays(lane, state, gradient, noise, points), points
+    return _by_arrays(lane, state, value, gradient, noise, points), points
 
 
-def _by_arrays(lane: Lane, state: State, gradient: Gradient, noise: Array | None, points: Array) -> State:
-    """Fill the points by the optimizer's own step."""
+def _by_arrays(lane: Lane, state: State, value: Value, gradient: Gradient, noise: Array | None, points: Array) -> State:
+    """Fill the points by the optimizer's own step; one that needs the loss is told the function's true value."""
     for i in range(len(points)):
         g = gradient(state.params)
+        loss = float(value(state.params)) if lane.optimizer.wants != "gradient" else None
         try:
-            after = lane.optimizer.step(state, g if noise is None else g + noise[i]).state
+            after = lane.optimizer.step(state, g if noise is None else g + noise[i], loss=loss).state
         except Invalid:  # a transform that met a gradient past the range of a double
             after = None
         if after is None or not all_finite(after.params, *after.slots):
@@ -361,6 +377,40 @@ def _by_arrays(lane: Lane, state: State, gradient: Gradient, noise: Array | None
         points[i] = after.params
         state = after
     return state
+
+
+def _to_commits(
+    lane: Lane,
+    state: State,
+    m: int,
+    most: int,
+    value: Value,
+    gradient: Gradient,
+    noise: Callable[[int], Array | None],
+) -> tuple[State, Array, Array]:
+    """Up to m whole steps of an optimizer that searches or gathers, in at most so many evaluations.
+
+    Gives the state, the points that the steps led to (NaN for one that is not finite, the last), and the evaluations
+    that it took to each, with those that led nowhere at the end: one more count than points, unless a step ended it.
+    """
+    points: list[Array] = []
+    counts: list[int] = []
+    n = 0
+    while n < most and len(points) < m:
+        n += 1
+        before = state
+        state = _by_arrays(lane, before, value, gradient, noise(1), np.empty((1, before.params.size)))
+        if state is before:
+            points.append(np.full(before.params.size, np.nan))
+        elif state.step > before.step:
+            points.append(state.params)
+        else:
+            continue
+        counts.append(n)
+        if state is before:
+            break
+    size = state.params.size
+    return state, np.array(points).reshape(len(points), size), np.array([*counts, n] if n not in counts else counts)
 
 
 def _by_floats(
@@ -394,12 +444,15 @@ class _Record:
         self._kept: list[Array] = []
         self._last = np.full((1, 3 + plan.start.size), np.inf)
         self._taken = 0  # points, the start among them
+        self._evaluations = 0
         self._best = Best(0, math.inf, plan.start)
         self._stopped_by: str | None = None
         self.status: Status | None = None
 
-    def take(self, points: Array) -> None:
-        """The next points, (m, d): judge them, and keep those that are to be kept."""
+    def take(self, points: Array, evaluations: Array) -> None:
+        """The next points, (m, d), and how many evaluations led to each: judge and keep those that are to be kept."""
+        if not len(points):
+            return
         values = self._plan.function.value(points)
         norms = _lengths(self._plan.function.gradient(points))
         steps = np.arange(self._taken, self._taken + len(points))
@@ -416,6 +469,7 @@ class _Record:
         self._kept.append(rows[steps[:end] % self._plan.record_every == 0])
         self._last = rows[-1:]
         self._taken += end
+        self._evaluations = int(evaluations[end - 1])
         lowest = rows[np.argmin(rows[:, 1])]
         if lowest[1] < self._best.value:
             self._best = Best(int(lowest[0]), float(lowest[1]), lowest[3:].copy())
@@ -441,6 +495,7 @@ class _Record:
             optimizer=lane.as_json(),
             status=self.status or "completed",
             steps=steps,
+            evaluations=self._evaluations,
             recorded_steps=rows[:, 0].astype(np.int64),
             params=rows[:, 3:].copy(),
             values=rows[:, 1].copy(),

@@ -14,11 +14,12 @@ FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "core", "manager", 
 ORDER = """
 service
 service.errors
-service.settings service.optim.tensors service.optim.hyperparameters
+service.settings service.optim.tensors service.optim.hyperparameters service.optim.loops
+service.optim.matrices
 service.optim.rule
-service.optim.rules
+service.optim.rules service.optim.state
 service.optim.schedules service.optim.catalogue service.optim.kernels service.optim.libraries
-service.optim.state service.optim.transforms
+service.optim.transforms
 service.optim.specification
 service.optim.groups
 service.optim.optimizer
@@ -28,6 +29,7 @@ service.sandbox service.sessions
 service.figures
 service.shell
 service.routes
+service.express
 service.main service.server
 service.cli
 """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from service.errors import Invalid, nearest
 
-Kind = Literal["number", "integer", "boolean", "choice", "integers", "optimizer"]
+Kind = Literal["number", "integer", "boolean", "choice", "integers", "triples", "strings", "pattern", "optimizer"]
 
+MOST_STRINGS = 200
 LARGEST_WHOLE = 2**53 - 1  # what a double, and so every JSON reader, still holds exactly
 
 
@@ -29,6 +30,8 @@ class Hyperparameter:
     """A named setting of an optimizer, a schedule or a transform.
 
     The range is `low <= value <= high`, with `above` and `below` for open ends. Only a "number" may be scheduled.
+    "triples" is a list of lists of three numbers, "pattern" a pattern of names as in a shell. `null` says what null
+    means, where null is a value.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Hyperparameter:
     below: float = math.inf
     choices: tuple[str, ...] = ()
     schedulable: bool = True
+    null: str = ""
 
     @property
     def highest(self) -> float:
@@ -48,6 +52,8 @@ class Hyperparameter:
 
     def check(self, value: Any, pointer: str = "") -> Any:
         """The value in its own type; raises Invalid with the pointer when it is of the wrong type or out of range."""
+        if value is None and self.null:
+            return None
         if self.kind == "boolean":
             if not isinstance(value, bool):
                 raise Invalid(f"{self.name} must be true or false.", pointer=pointer)
@@ -60,6 +66,14 @@ class Hyperparameter:
             if not isinstance(value, list) or not value:
                 raise Invalid(f"{self.name} must be a list of at least one whole number.", pointer=pointer)
             return [self._number(item, f"{pointer}/{i}", whole=True) for i, item in enumerate(value)]
+        if self.kind == "triples":
+            return self._triples(value, pointer)
+        if self.kind == "strings":
+            return self._strings(value, pointer)
+        if self.kind == "pattern":
+            if not isinstance(value, str) or not value:
+                raise Invalid(f'{self.name} must be a pattern of names, for example "*.weight".', pointer=pointer)
+            return value
         return self._number(value, pointer, whole=self.kind == "integer")
 
     def _number(self, value: Any, pointer: str, *, whole: bool) -> float | int:
@@ -70,6 +84,26 @@ class Hyperparameter:
         if not inside or not _finite(value) or (whole and value != int(value)):
             raise Invalid(f"{self.name} must be {kind}{self._range_in_words()}.", pointer=pointer)
         return int(value) if whole else float(value)
+
+    def _triples(self, value: Any, pointer: str) -> list[list[float | int]]:
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(isinstance(row, list) and len(row) == 3 for row in value)
+        ):
+            raise Invalid(f"{self.name} must be a list of at least one list of three numbers.", pointer=pointer)
+        return [
+            [self._number(item, f"{pointer}/{i}/{k}", whole=False) for k, item in enumerate(row)]
+            for i, row in enumerate(value)
+        ]
+
+    def _strings(self, value: Any, pointer: str) -> list[str]:
+        if not isinstance(value, list) or len(value) > MOST_STRINGS:
+            raise Invalid(f"{self.name} must be a list of at most {MOST_STRINGS} strings.", pointer=pointer)
+        for i, item in enumerate(value):
+            if not isinstance(item, str) or not item:
+                raise Invalid(f"{self.name} must hold strings that are not empty.", pointer=f"{pointer}/{i}")
+        return list(value)
 
     def _range_in_words(self) -> str:
         words = [
@@ -86,10 +120,18 @@ class Hyperparameter:
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of one value (not of a schedule of values)."""
+        if self.null:
+            some = replace(self, null="")
+            return {"anyOf": [some.schema(), {"type": "null", "description": self.null}], "description": self.meaning}
         if self.kind == "boolean":
             return {"type": "boolean", "description": self.meaning}
         if self.kind == "choice":
             return {"enum": list(self.choices), "description": self.meaning}
+        if self.kind == "pattern":
+            return {"type": "string", "minLength": 1, "description": self.meaning}
+        if self.kind == "strings":
+            items = {"type": "string", "minLength": 1}
+            return {"type": "array", "items": items, "maxItems": MOST_STRINGS, "description": self.meaning}
         if self.kind == "optimizer":
             return {"type": "object", "description": self.meaning}
         bounds = {
@@ -103,8 +145,11 @@ class Hyperparameter:
             if math.isfinite(bound)
         }
         if self.kind == "integers":
-            items = {"type": "integer", **bounds}
-            return {"type": "array", "items": items, "minItems": 1, "description": self.meaning}
+            whole = {"type": "integer", **bounds}
+            return {"type": "array", "items": whole, "minItems": 1, "description": self.meaning}
+        if self.kind == "triples":
+            row = {"type": "array", "items": {"type": "number", **bounds}, "minItems": 3, "maxItems": 3}
+            return {"type": "array", "items": row, "minItems": 1, "description": self.meaning}
         return {"type": self.kind, **bounds, "description": self.meaning}
 
 

@@ -8,7 +8,6 @@ Compiled loops are kept on the disk (see `loops`), so that the next process has 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import logging
 import math
@@ -199,17 +198,9 @@ def _compile(rule: Rule, form: Form, scalars: Any) -> Any:
     outs = [] if form.in_place else [written] * (1 + len(rule.slots))
     signature = (written if form.in_place else read, read, *kept, scalar_types, *outs)
 
-    options: Any = {"error_model": "numpy", "nogil": True}
-    namespace: dict[str, Any] = {"rule": njit(**options)(rule.update), "before": njit(**options)(decay)}
-    namespace["__name__"] = __name__  # numba imports it when it reads a loop back
-    source = _source(rule, form)
-    path = loops.place(source, (rule.update, decay))
-    if path is not None:
-        exec(compile(source, path, "exec"), namespace)
-        with contextlib.suppress(Exception):  # a damaged entry, a full disk: whatever it is, a compile mends it
-            return njit(signature, cache=True, **options)(namespace["loop"])
-    exec(compile(source, "<loop>", "exec"), namespace)
-    return njit(signature, **options)(namespace["loop"])
+    called = {"rule": rule.update, "before": decay}
+    namespace = {name: njit(**loops.OPTIONS)(function) for name, function in called.items()}
+    return loops.compile_source(_source(rule, form), tuple(called.values()), namespace, signature)
 
 
 _COMPILED_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""Where compiled loops are kept between processes: the user's cache directory, if it can be written to.
+"""Making compiled loops in the background, and keeping them between processes in the user's cache directory.
 
 numba keeps what it compiled beside the file that a function came from. A loop's text is made at run time, so it is
 written to a file of its own, whose name is the digest of all that the loop is made of: a rule that changes has another
@@ -7,14 +7,59 @@ file, and nothing in the directory is ever out of date. Deleting the directory c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
+import logging
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
+
+AVAILABLE = importlib.util.find_spec("numba") is not None
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+
+_made: dict[Any, Any] = {}
+_underway: set[Any] = set()
+
+
+def ready(key: Any, make: Callable[[], Any]) -> Any:
+    """The loop of this key, or None while a thread makes it; for ever where it cannot be made, or without numba."""
+    loop = _made.get(key)
+    if loop is None and AVAILABLE and key not in _underway:
+        _underway.add(key)
+        threading.Thread(target=_make, args=(key, make), daemon=True, name="compile").start()
+    return loop
+
+
+def _make(key: Any, make: Callable[[], Any]) -> None:
+    try:
+        _made[key] = make()
+    except Exception:
+        logging.getLogger(__name__).exception("cannot compile %s; it runs in NumPy", key)
+
+
+def compile_source(
+    source: str, called: tuple[Callable[..., Any], ...], namespace: dict[str, Any], signature: Any
+) -> Any:
+    """The function `loop` of a source text, compiled for these types, or read back from the disk.
+
+    `namespace` holds what the text calls by name, and `called` the plain functions that this comes to.
+    """
+    from numba import njit
+
+    scope = {**namespace, "__name__": __name__}  # numba imports the module of that name when it reads a loop back
+    path = place(source, called)
+    if path is not None:
+        exec(compile(source, path, "exec"), scope)
+        with contextlib.suppress(Exception):  # a damaged entry, a full disk: whatever it is, a compile mends it
+            return njit(signature, cache=True, **OPTIONS)(scope["loop"])
+    exec(compile(source, "<loop>", "exec"), scope)
+    return njit(signature, **OPTIONS)(scope["loop"])
 
 
 def directory() -> Path:

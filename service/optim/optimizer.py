@@ -10,6 +10,7 @@ A step runs the transforms of the gradient, the rule, and the transforms of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,12 @@ from service.optim.groups import Group, Members, assign, parse_groups
 from service.optim.hyperparameters import escape
 from service.optim.kernels import Decay
 from service.optim.rule import Rule, Values
+from service.optim.schedules.form import Schedule
 from service.optim.specification import Specification, resolve
 from service.optim.state import KeepsState, Place, State, Step, beginning, places
 from service.optim.tensors import Array, Layout
-from service.optim.transforms import Applied, At, parse_list
+from service.optim.transforms.catalogue import in_order, parse_list
+from service.optim.transforms.form import Applied, At
 
 Rows = Mapping[int, Array]  # by tensor: the rows (indices of the first axis) that a sparse gradient has
 _NO_ROWS: Rows = {}
@@ -98,6 +101,17 @@ class Optimizer:
         return "value_and_gradient" if needy or inner else "gradient"
 
     @cached_property
+    def evaluations(self) -> int:
+        """Gradients that a step takes at most; where a transform leaves steps out, it may be more."""
+        gathered = [t.arguments.get("steps", 1) for t in self.transforms if t.transform.holds]
+        return self.rule.evaluations(self.specification.values) * int(math.prod(gathered))
+
+    @cached_property
+    def following(self) -> tuple[Mapping[str, Schedule], ...]:
+        """The schedules that follow the loss: its own, and those of the optimizers that it wraps."""
+        return (self.specification.driven, *(() if self.inner is None else self.inner.following))
+
+    @cached_property
     def partial(self) -> bool:
         """Whether a step may be incomplete: gathered only, or an evaluation on the way."""
         return self.rule.committed is not None or any(t.transform.holds for t in self.transforms)
@@ -166,12 +180,27 @@ class Optimizer:
                 seen: Array = applied.transform.view(applied.at(state.step), state.params, *mine)
                 return seen
         if self.rule.view is not None:
-            mine = state.slots[self._ends["rule"]]
-            seen = self.rule.view(self.specification.at(state.step), state.params, *mine)
-            return np.asarray(seen, self.layout.dtype)
+            return self._viewed(state, self.rule.view)
         if self.inner is not None:
             return self.inner.view(_unpacked(state.params, state.slots[self._ends["inner"]]), which)
         return state.params
+
+    def _viewed(self, state: State, view: Callable[..., Array]) -> Array:
+        """The rule's own view, of each tensor where they differ in hyperparameters; what is frozen is as it is."""
+        mine = state.slots[self._ends["rule"]]
+        if self.common is not None or self.rule.span == "all":
+            seen = np.array(view(self.members[0][0].at(state.step), state.params, *mine), self.layout.dtype)
+            for i in self.frozen:
+                seen[self.layout.slices[i]] = state.params[self.layout.slices[i]]
+            return seen
+        whole = state.params.copy()
+        for spec, indices in self.members:
+            values = spec.at(state.step)
+            for i in set(indices) - self.frozen:
+                where = self.layout.slices[i]
+                parts = (slot[place.slices[i]] for slot, place in zip(mine, self.places, strict=False))
+                whole[where] = view(values, state.params[where], *parts)
+        return whole
 
     # Steps
 
@@ -182,13 +211,15 @@ class Optimizer:
         absent: Sequence[int] = (),
         loss: float | None = None,
         rows: Rows = _NO_ROWS,
+        into: State | None = None,
     ) -> Step:
         """One step: a new state, the old one untouched.
 
         `gradient` is flat, (layout.size,), of the layout's dtype and finite; the tensors at the indices `absent` have
         no gradient and are left as they are; of those in `rows` only these rows have one, and it is zero elsewhere.
-        The result may hold infinities or NaN where numbers overflow. Raises Invalid where the optimizer needs a loss
-        or a gradient that is not there, or takes no rows.
+        The result may hold infinities or NaN where numbers overflow. `into` is a state of this optimizer whose arrays
+        may be overwritten by the new one; it may be `state` itself, which is then lost. Raises Invalid where the
+        optimizer needs a loss or a gradient that is not there, or takes no rows.
         """
         if self.plain and not absent and not rows and isinstance(state.counts, int):
             spec = self.specification if self.common is None else self.common
@@ -196,19 +227,18 @@ class Optimizer:
             t = _time(spec, state.counts, state.step)
             decay = decay_scalars(spec, values) if self.decaying else None
             scalars = spec.dialect.scalars(values, t)
-            params, *slots = kernels.update(self.rule, state.params, gradient, state.slots, scalars, decay)
+            over = None if into is None else (into.params, *into.slots)
+            params, *slots = kernels.update(self.rule, state.params, gradient, state.slots, scalars, decay, over)
             new = State(state.step + 1, params, tuple(slots), state.counts + 1)
             return Step(new, values.get("learning_rate", 1.0))
         return self._whole_step(state, gradient, _Given(self.frozen.union(absent), rows, loss))
 
+    @np.errstate(all="ignore")
     def _whole_step(self, state: State, gradient: Array, given: _Given) -> Step:
         """The step with all that may belong to one."""
         self._check(given)
         slots = list(state.slots)
         n = self._clock(state)
-        self._observe(slots, given.loss, at_once=True)
-        driven = self._driven(slots)
-        rate = {**self.specification.at(n), **driven}.get("learning_rate", 1.0)
         present = [i for i in range(len(self.layout.names)) if i not in given.absent]
         at = At(self.layout, present, state.step)
         held: Array | None = gradient
@@ -217,7 +247,11 @@ class Optimizer:
                 mine = self._ends[str(i)]
                 held, slots[mine] = applied(held, state.params, at, slots[mine])
         if held is None:
-            return Step(State(state.step, state.params, tuple(slots), state.counts), rate, False)
+            return self._held_step(state, slots, at)
+        self._observe(slots, given.loss, at_once=True)
+        driven = self._driven(slots)
+        rate = {**self.specification.at(n), **driven}.get("learning_rate", 1.0)
+        at = at._replace(rates=self._rates(state, slots))
         moved = self._move(state, held, slots, given, n, driven)
         params = moved.params
         slots[: self._ends["inner"].stop] = moved.slots
@@ -230,6 +264,34 @@ class Optimizer:
                 params = params if out is None else out
         self._observe(slots, given.loss, at_once=False)
         return Step(State(state.step + 1, params, tuple(slots), moved.counts), rate)
+
+    def _held_step(self, state: State, slots: list[Array], at: At) -> Step:
+        """The step whose gradient a transform kept to itself."""
+        params = state.params
+        for i, applied in enumerate(self.transforms):
+            if applied.transform.stage == "parameters" and applied.transform.always(applied.arguments):
+                mine = self._ends[str(i)]
+                out, slots[mine] = applied(params, params, at, slots[mine])
+                params = params if out is None else out
+        values = {**self.specification.at(self._clock(state)), **self._driven(slots)}
+        rate = values.get("learning_rate", 1.0)
+        return Step(State(state.step, params, tuple(slots), state.counts), rate, False)
+
+    def _rates(self, state: State, slots: Sequence[Array]) -> Sequence[float]:
+        """The learning rate of each tensor in this step, where a transform of the parameters may ask for it."""
+        if all(applied.transform.stage == "gradient" for applied in self.transforms):
+            return ()
+        wrapped, taking = self, state._replace(slots=tuple(slots))
+        while wrapped.inner is not None:
+            taking = _unpacked(taking.params, taking.slots[wrapped._ends["inner"]])
+            wrapped = wrapped.inner
+        rates = [1.0] * len(self.layout.names)
+        n, driven = wrapped._clock(taking), wrapped._driven(taking.slots)
+        for spec, indices in wrapped.members:
+            values = {**spec.at(n), **{k: v for k, v in driven.items() if k in spec.driven}}
+            for i in indices:
+                rates[i] = values.get("learning_rate", 1.0)
+        return rates
 
     def _check(self, given: _Given) -> None:
         """Raises Invalid for what a step lacks, or brings in vain."""
@@ -247,6 +309,17 @@ class Optimizer:
                 "none.",
                 pointer=f"/gradients/{escape(name)}",
             )
+        keeps = [applied.transform for applied in self.transforms if applied.transform.slots]
+        gathers = next((transform.name for transform in keeps if transform.stage == "gradient"), None)
+        if given.rows and gathers:
+            raise Invalid(f"{gathers} takes no sparse gradients; send full ones.", pointer="/gradients")
+        decayed = [i for spec, indices in self.members if spec.values.get("weight_decay") for i in indices]
+        if given.rows and not given.rows.keys().isdisjoint(decayed):
+            raise Invalid(
+                f"{self.specification.algorithm.name} takes no sparse gradients where there is weight decay, which "
+                "would move every row; send full ones, or set weight_decay to 0.",
+                pointer="/gradients",
+            )
         if given.rows and self.rule.sparse == "refused":
             raise Invalid(
                 f"{self.specification.algorithm.name} takes no sparse gradients; send full ones, or use sgd, adagrad "
@@ -258,7 +331,9 @@ class Optimizer:
         """The n at which schedules are read."""
         for i, applied in enumerate(self.transforms):
             if applied.transform.clock is not None:
-                return applied.transform.clock(applied.at(state.step), *state.slots[self._ends[str(i)]])
+                n = applied.transform.clock(applied.at(state.step), *state.slots[self._ends[str(i)]])
+                if n is not None:
+                    return n
         return state.step
 
     def _observe(self, slots: list[Array], loss: float | None, *, at_once: bool) -> None:
@@ -354,7 +429,7 @@ class Optimizer:
             return
         flat: Any = slice(None)
         if rows is not None and self.rule.sparse == "lazy":
-            width = (where.stop - where.start) // shape[0]
+            width = math.prod(shape[1:])
             flat = (np.asarray(rows)[:, None] * width + np.arange(width)).ravel()
         views = [slot[where] for slot in slots]
         old = tuple(view[flat] for view in (params[where], g[where], *views))
@@ -372,7 +447,7 @@ class Optimizer:
         values_of: Callable[[Specification], Values],
     ) -> _Moved:
         """The rule on everything together."""
-        spec = self.specification
+        spec = self.members[0][0]
         values = values_of(spec)
         if given.absent:
             g = g.copy()
@@ -430,7 +505,8 @@ def build(specification: Any, layout: Layout, transforms: Any = (), groups: Any 
     """An optimizer for tensors of this layout.
 
     Raises Invalid with pointers below /optimizer, /transforms and /groups. Transforms that a `like` brings come after
-    the explicit ones, since the library applies them last before its rule.
+    the explicit ones, since the library applies them last before its rule; those of the parameters come after all of
+    the gradient.
     """
     try:
         spec = resolve(specification)
@@ -438,12 +514,14 @@ def build(specification: Any, layout: Layout, transforms: Any = (), groups: Any 
         raise error.at("/optimizer") from None
     try:
         listed = parse_list(list(transforms) if isinstance(transforms, tuple) else transforms)
+        for i, applied in enumerate(listed):
+            applied.suits(layout, f"/{i}")
     except Invalid as error:
         raise error.at("/transforms") from None
     try:
         parsed = parse_groups(list(groups) if isinstance(groups, tuple) else groups)
         frozen = _frozen(parsed, layout)
-        return _bind(spec, layout, (*listed, *spec.transforms), parsed, frozen)
+        return _bind(spec, layout, in_order((*listed, *spec.transforms)), parsed, frozen)
     except Invalid as error:
         raise (error if error.places[0].pointer.startswith("/optimizer") else error.at("/groups")) from None
 
@@ -469,7 +547,7 @@ def _bind(
     optimizer = Optimizer(spec, layout, transforms, groups, members, frozen, inner)
     if optimizer.rule.span == "all" and len(members) > 1:
         raise Invalid(
-            f"{spec.algorithm.name} measures all parameters together, so that a group can only freeze; give the other "
+            f"{spec.algorithm.name} takes all parameters together, so that a group can only freeze; give the other "
             "options to all.",
             pointer="/0",
         )
@@ -514,7 +592,7 @@ def _time(spec: Specification, count: int, n: int) -> int:
 
 
 def _decays(spec: Specification) -> bool:
-    declared = spec.dialect.decay != "none" or "decoupled_weight_decay" in spec.values
+    declared = spec.dialect.decay not in ("none", "own") or "decoupled_weight_decay" in spec.values
     return bool(spec.values.get("maximize")) or (declared and spec.values.get("weight_decay", 0.0) != 0.0)
 
 
@@ -523,7 +601,7 @@ def decay_scalars(spec: Specification, values: Values) -> Decay:
     sign = -1.0 if values.get("maximize") else 1.0
     strength = values.get("weight_decay", 0.0)
     kind = "decoupled" if values.get("decoupled_weight_decay") else spec.dialect.decay
-    if kind == "none":
+    if kind in ("none", "own"):
         return Decay(1.0, sign, 0.0)
     if kind == "coupled":
         return Decay(1.0, sign, strength)

@@ -44,7 +44,7 @@ sqrt = np.sqrt
 Values = Mapping[str, Any]
 Shape = tuple[int, ...]
 Kind = Literal["elementwise", "layerwise", "matrix", "global", "evaluating", "wrapper"]
-Decay = Literal["none", "coupled", "decoupled", "scheduled"]
+Decay = Literal["none", "coupled", "decoupled", "scheduled", "own"]
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
@@ -136,23 +136,27 @@ class Rule:
     wants       what a step must bring: with "value_and_gradient" the loss too, as `values["loss"]` for the scalars
     committed   for a rule that chooses its own points: (*slots) -> whether the step is complete; until it is, the
                 parameters are the point where it wants to be evaluated next, and t does not advance
+    evaluations (values) -> how many gradients a step takes at most, where it chooses its own points
     view        (values, p, *slots) -> the parameters to evaluate with, where they are not those to train with
     fits        (shape) -> why a tensor of this shape cannot be, in a few words, or None
+    named       the functions in `shapes` are given the tensor's name too, (shape, name): where state goes by names
     sparse      gradients by rows: "lazy" leaves what has no row alone, "zero" takes it for a gradient of zero
     wraps       the rule steps by way of the optimizer in `values["optimizer"]`: update(p, g, step, *slots, c), where
                 step(p, g) gives that one's new parameters (`step(p, g, restart=True)` puts its state back to the start
-                after it); at most one call of it
+                after it); every call starts at the same state, and the last one's is kept
     """
 
     update: Callable[..., Any]
     slots: tuple[str, ...] = ()
     initial: Mapping[str, Initial] = field(default_factory=dict)
     span: Literal["element", "tensor", "all"] = "element"
-    shapes: Mapping[str, Shape | Callable[[Shape], Shape]] = field(default_factory=dict)
+    shapes: Mapping[str, Shape | Callable[..., Shape]] = field(default_factory=dict)
     wants: Literal["gradient", "value_and_gradient"] = "gradient"
     committed: Callable[..., bool] | None = None
+    evaluations: Callable[[Values], int] = lambda values: 1
     view: Callable[..., Any] | None = None
     fits: Callable[[Shape], str | None] = lambda shape: None
+    named: bool = False
     sparse: Literal["refused", "zero", "lazy"] = "refused"
     wraps: bool = False
 
@@ -165,9 +169,11 @@ class Dialect:
     rule          the values -> the Rule that they choose
     scalars       (the values at this step, t) -> the NamedTuple `c`; t counts from 1
     decay         what `weight_decay` means: added to the gradient ("coupled"), or p <- p * (1 - lr * weight_decay)
-                  before the step ("decoupled"), or the same with `schedule_multiplier` for lr ("scheduled")
+                  before the step ("decoupled"), or the same with `schedule_multiplier` for lr ("scheduled"), or
+                  what the rule itself makes of it, from the scalars ("own")
     counter       whose steps t counts: each parameter's own, or the session's (they differ only where a gradient
                   was null)
+    ahead         the hyperparameters whose schedules are read one step ahead too, as `next_<name>`
     check         raises Invalid for values that contradict each other
     differs       in a sentence or two, how this form differs from the others
     known_bugs    what is wrong in the reference itself
@@ -178,6 +184,7 @@ class Dialect:
     scalars: Callable[[Values, int], Any]
     decay: Decay = "none"
     counter: Literal["parameter", "session"] = "session"
+    ahead: tuple[str, ...] = ()
     check: Callable[[Values], None] = lambda values: None
     differs: str = ""
     known_bugs: tuple[str, ...] = ()

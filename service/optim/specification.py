@@ -17,7 +17,8 @@ from service.optim.hyperparameters import fill
 from service.optim.rule import Algorithm, Dialect, Rule, Values
 from service.optim.schedules.catalogue import parse
 from service.optim.schedules.form import Schedule
-from service.optim.transforms import Applied, parse_list
+from service.optim.transforms.catalogue import parse_list
+from service.optim.transforms.form import Applied
 
 MAX_DEPTH = 4  # of optimizers in optimizers
 
@@ -59,7 +60,21 @@ class Specification:
         """The hyperparameters for step n + 1, schedules evaluated."""
         if not self.scheduled:
             return self.values
-        return {k: v(n) if isinstance(v, Schedule) else v for k, v in self.values.items()}
+        values = {k: v(n) if isinstance(v, Schedule) else v for k, v in self.values.items()}
+        for name in self.dialect.ahead:
+            schedule = self.values[name]
+            if isinstance(schedule, Schedule) and not schedule.driven:
+                values[f"next_{name}"] = schedule(n + 1)
+        return values
+
+    def told(self, n: int) -> dict[str, Any]:
+        """The hyperparameters for step n + 1 as plain data; a wrapped optimizer is told with its own."""
+        values = self.at(n)
+        told = {name: values[name] for name in self.values}
+        if self.base is not None:
+            base = {"name": self.base.algorithm.name, "dialect": self.base.dialect_name, **self.base.told(n)}
+            told["optimizer"] = base
+        return told
 
     def as_json(self) -> dict[str, Any]:
         """The specification as a client may post it again."""
@@ -94,7 +109,7 @@ def _resolve_like(given: dict[str, Any], depth: int) -> Specification:
         raise Invalid('Give "name" or "like", not both.', pointer="/name")
     translation = libraries.translate(path, given)
     algorithm = catalogue.get(translation.algorithm)
-    transforms = tuple(_brought(pointer, asked) for pointer, asked in translation.transforms.items())
+    transforms = tuple(_brought(place, asked, translation.pointers) for place, asked in translation.transforms.items())
     try:
         return _checked(filled(algorithm, translation.dialect, translation.values, transforms, depth=depth))
     except Invalid as error:
@@ -102,12 +117,13 @@ def _resolve_like(given: dict[str, Any], depth: int) -> Specification:
         raise Invalid(error.detail, places=places) from None
 
 
-def _brought(pointer: str, specification: Mapping[str, Any]) -> Applied:
-    """The transform that the argument of a `like` at this pointer asks for."""
+def _brought(pointer: str, specification: Mapping[str, Any], pointers: Mapping[str, str]) -> Applied:
+    """The transform that the argument of a `like` at this pointer asks for, with those that say more of it."""
     try:
         return parse_list([specification])[0]
     except Invalid as error:
-        raise Invalid(error.detail, pointer=pointer) from None
+        within = error.places[0].pointer.removeprefix("/0")
+        raise Invalid(error.detail, pointer=pointers.get(pointer + within, pointer)) from None
 
 
 def _back(pointer: str, pointers: Mapping[str, str]) -> str:
@@ -133,10 +149,23 @@ def filled(
     dialect = algorithm.dialect(dialect_name)
 
     def nested(value: Any, pointer: str) -> Specification:
+        if isinstance(value, Specification):
+            return value
+        if not isinstance(value, Mapping):
+            name = pointer[1:]
+            raise Invalid(f'{name} must be {{"name": ..., ...}} or {{"like": ..., ...}}.', pointer=pointer)
         try:
-            return value if isinstance(value, Specification) else resolve(value, depth + 1)
+            inner = resolve(value, depth + 1)
         except Invalid as error:
             raise error.at(pointer) from None
+        if inner.transforms:
+            names = ", ".join(applied.transform.name for applied in inner.transforms)
+            raise Invalid(
+                f"An optimizer inside another has no transforms of its own, and this one asks for {names}; list them "
+                'in "transforms".',
+                pointer=pointer,
+            )
+        return inner
 
     values = fill(
         given,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from service.optim.rule import PARAMETERS, Initial, Shape, Values
+from service.optim.rule import PARAMETERS, Initial, Rule, Shape, Values
 from service.optim.tensors import Array, Layout
 
 Counts = int | tuple[int, ...]
@@ -89,13 +89,17 @@ def places(owner: KeepsState, layout: Layout, prefix: str = "", *, by_tensor: bo
         elif isinstance(shape, tuple):
             place = Place(prefix + name, (shape,), np.dtype("<f8"), False)
         elif by_tensor:
-            place = Place(prefix + name, tuple(tuple(shape(s)) for s in layout.shapes), layout.dtype, True)
+            told = zip(layout.shapes, layout.names, strict=True)
+            named = isinstance(owner, Rule) and owner.named
+            shapes = tuple(tuple(shape(*pair) if named else shape(pair[0])) for pair in told)
+            place = Place(prefix + name, shapes, layout.dtype, True)
         else:
             place = Place(prefix + name, (tuple(shape((layout.size,))),), layout.dtype, False)
         found.append(place)
     return tuple(found)
 
 
+@np.errstate(all="ignore")
 def beginning(place: Place, start: Initial, params: Array, layout: Layout, values: list[Values]) -> Array:
     """The flat array with which a slot begins; `values` are each tensor's hyperparameters before the first step."""
     if start is PARAMETERS:

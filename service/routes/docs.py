@@ -3,11 +3,13 @@
 import json
 from html import escape
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import HTMLResponse
 
 from service.routes import openapi
+from service.wire.forms import BYTES
 
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
@@ -18,6 +20,11 @@ summary { cursor: pointer; padding: 0.25rem 0 } summary b { display: inline-bloc
 details { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
 table { border-collapse: collapse } td { padding: 0.1rem 1rem 0.1rem 0; vertical-align: top }
 """
+
+
+CATALOGUE = ", ".join(
+    f"<a href=/docs/{name}>{name}</a>" for name in ("optimizers", "schedules", "transforms", "functions")
+)
 
 
 def router(app: FastAPI) -> APIRouter:
@@ -46,7 +53,8 @@ def page(document: dict[str, Any], base: str) -> str:
         f"<meta name=viewport content='width=device-width'><style>{STYLE}</style>"
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>"
         f"<p>The same as <a href={base}/openapi.json>OpenAPI 3.1</a>. Every error is "
-        f"<code>application/problem+json</code> with a sentence that says what to do.</p>{body}"
+        f"<code>application/problem+json</code> with a sentence that says what to do.</p>"
+        f"<p>The catalogue, with equations: {CATALOGUE}.</p>{body}"
     )
 
 
@@ -57,7 +65,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], base: str) -> 
         parts.append(f"<table>{''.join(rows)}</table>")
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
         for name, example in content.get("examples", {}).items():
-            command = _command(method, base + path, media, example["value"])
+            command = _command(method, base + path, media, example, operation.get("parameters", []))
             parts.append(f"<p>{escape(name)}</p><pre>{escape(command)}</pre>")
     for status, response in operation["responses"].items():
         if status != "default":
@@ -74,10 +82,19 @@ def _parameter(parameter: dict[str, Any]) -> str:
     return f"<tr><td><code>{where}</code><td>{escape(meaning)}"
 
 
-def _command(method: str, url: str, media: str, value: Any) -> str:
-    body = json.dumps(value).replace("'", "'\\''")
+def _command(method: str, url: str, media: str, example: dict[str, Any], parameters: list[Any]) -> str:
     verb = "" if method == "POST" else f" -X {method}"
-    return f"curl -s{verb} {url} -H content-type:{media} \\\n  -d '{body}'"
+    if "value" in example:
+        body = _quoted(json.dumps(example["value"]))
+        return f"curl -s{verb} {url} -H content-type:{media} \\\n  -d {body}"
+    content = example["externalValue"].partition(";base64,")[2]
+    query = openapi.example_query(parameters) if media == BYTES else {}
+    target = _quoted(f"{url}?{urlencode(query)}") if query else url
+    return f"echo {content} | base64 -d | \\\n  curl -s{verb} {target} -H content-type:{media} --data-binary @-"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _response(status: str, response: dict[str, Any]) -> str:

@@ -221,6 +221,7 @@ def describe(run: Run) -> dict[str, Any]:
         "label": run.label,
         "status": run.status,
         "steps": run.steps,
+        "evaluations": run.evaluations,
         "params": run.params,
         "values": run.values,
         "gradient_norms": run.gradient_norms,

@@ -11,7 +11,7 @@ from service.optim.catalogue import ALGORITHMS
 from service.optim.libraries import SPELLINGS
 from service.optim.schedules.catalogue import SCHEDULES
 from service.optim.schedules.catalogue import SPELLINGS as SCHEDULE_SPELLINGS
-from service.optim.transforms import TRANSFORMS
+from service.optim.transforms.catalogue import TRANSFORMS
 from service.settings import PREFIX, Settings
 
 README = Path(__file__).parent.parent.parent / "README.md"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,13 +46,26 @@ class Case:
     arguments: Arguments
     scheduler: Call | None = None  # torch: stepped after the optimizer; optax and Keras: given as the learning rate
     clip: Call | None = None  # what is done to the gradients before the step
-    absent: dict[str, list[int]] = field(default_factory=dict)  # steps in which a tensor has no gradient at all
+    absent: dict[str, Sequence[int]] = field(default_factory=dict)  # steps in which a tensor has no gradient at all
     losses: bool = False  # each step is told a loss, from `loss_at`
+    rows: dict[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # sparse: the rows of each step, in turns
+    view: str = "train"  # which parameters are recorded: those to train with, or those to evaluate with ("eval")
+    without: Sequence[str] = ()  # tensors that the library's class does not take, and that nobody moves
     close: float = 1e-12  # how far apart the displacements may be; more than that is explained beside the case
+    roundings: int = 1  # how often a step rounds each parameter, in the float32 form
+    close_in_float32: float = 2e-5  # the same for the float32 form of it here, beside its rounding of each step
 
     def key(self, scale: float) -> str:
         """The name of the record of this case at one of SCALES."""
         return f"{self.id}@{scale}"
+
+    def rows_at(self, step: int) -> dict[str, list[tuple[int, int]]]:
+        """By tensor with a sparse gradient: its rows in this step, each with a factor of the dense gradient's row.
+
+        A row that comes again comes twice as long, then three times, so that only their sum is right.
+        """
+        found = {name: turns[(step - 1) % len(turns)] for name, turns in self.rows.items()}
+        return {name: [(r, rows[: i + 1].count(r)) for i, r in enumerate(rows)] for name, rows in found.items()}
 
     @property
     def library(self) -> str:
@@ -70,11 +83,18 @@ class Schedule:
     lr: float = 0.1
 
 
+# Fields that came later; at these values they are as if they were not there, so that old data stays of its cases.
+_LATER: dict[str, Any] = {"losses": False, "rows": {}, "view": "train", "without": (), "roundings": 1}
+
+
 def fingerprint(rows: Iterable[Case | Schedule]) -> str:
     """Changes with anything that a data file was made from; the file carries the one it was made from."""
     inputs = [SEED, SHAPES, STEPS, SCALES, RECORDED, NOISE, ZERO_ROW, LATE_ROW, LATE_STEP, FLIP_STEP]
     inputs += [ZERO_ELEMENT, ZERO_STEPS, SCHEDULE_STEPS]
-    told = [{k: v for k, v in asdict(row).items() if k not in ("close", "losses") or v is True} for row in rows]
+    told = [
+        {k: v for k, v in asdict(row).items() if not k.startswith("close") and (k not in _LATER or v != _LATER[k])}
+        for row in rows
+    ]
     text = json.dumps([inputs, told], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -875,7 +895,7 @@ KERAS = (
 )
 
 # Families with a table of their own, `cases_<name>.py`, and a data file of their own.
-FAMILIES: tuple[str, ...] = ()
+FAMILIES: tuple[str, ...] = ("global", "wrappers", "layerwise", "matrix")
 
 
 def family(name: str) -> tuple[Case, ...]:

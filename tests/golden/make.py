@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import inspect
 import json
 import os
 import sys
@@ -87,14 +88,15 @@ def resolve(path: str) -> Any:
 
 
 def nested(path: str, arguments: dict[str, Any]) -> Any:
-    """A library's object, whose arguments may be such objects themselves: {"like": path, ...}."""
-    made = {
-        name: nested(value["like"], {k: v for k, v in value.items() if k != "like"})
-        if isinstance(value, dict) and "like" in value
-        else value
-        for name, value in arguments.items()
-    }
-    return resolve(path)(**made)
+    """A library's object, whose arguments may be such objects themselves: {"like": path, "args": [...], ...}."""
+
+    def made(value: Any) -> Any:
+        if isinstance(value, dict) and "like" in value:
+            return nested(value["like"], {k: v for k, v in value.items() if k != "like"})
+        return value
+
+    positional = [made(value) for value in arguments.get("args", ())]
+    return resolve(path)(*positional, **{name: made(value) for name, value in arguments.items() if name != "args"})
 
 
 def run_torch(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
@@ -104,17 +106,30 @@ def run_torch(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Itera
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     parameters = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in initial.items()}
-    optimizer = resolve(case.like)(list(parameters.values()), foreach=False, **case.arguments)
+    made = resolve(case.like)
+    loops = {"foreach": False} if "foreach" in inspect.signature(made).parameters else {}
+    optimizer = made(list(parameters.values()), **loops, **case.arguments)
     scheduler = case.scheduler and resolve(case.scheduler[0])(optimizer, **case.scheduler[1])
-    for gradients in steps:
+    for step, gradients in enumerate(steps, 1):
+        rows = case.rows_at(step)
         for name, gradient in gradients.items():
             parameters[name].grad = None if gradient is None else torch.from_numpy(gradient)
+            if gradient is not None and name in rows:
+                parameters[name].grad = torch.sparse_coo_tensor(
+                    *sparse(gradient, rows[name]), gradient.shape, check_invariants=True
+                )
         if case.clip:
             resolve(case.clip[0])(parameters.values(), foreach=False, **case.clip[1])
         optimizer.step()
         if scheduler:
             scheduler.step()
         yield {name: parameter.detach().numpy() for name, parameter in parameters.items()}
+
+
+def sparse(gradient: Array, rows: list[tuple[int, int]]) -> tuple[NDArray[np.int64], Array]:
+    """The indices and values of a gradient by rows."""
+    indices = np.array([[row for row, _ in rows]], np.int64)
+    return indices, np.array([factor * gradient[row] for row, factor in rows]).reshape(-1, *gradient.shape[1:])
 
 
 def use_jax() -> Any:
@@ -125,11 +140,23 @@ def use_jax() -> Any:
     return jax
 
 
+def weigh_in_doubles() -> None:
+    """optax computes Adafactor's weight of the newest square in float32, by a default that nothing else can reach."""
+    from optax._src import factorized
+
+    *others, _ = factorized.scale_by_factored_rms.__defaults__ or ()
+    factorized.scale_by_factored_rms.__defaults__ = (
+        *others,
+        lambda count, exponent: 1.0 - (count + 1.0).astype("float64") ** -exponent,
+    )
+
+
 def run_optax(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
     """One operation at a time, outside jit, so that nothing is fused."""
     jax = use_jax()
     import optax
 
+    weigh_in_doubles()
     arguments = dict(case.arguments)
     if case.scheduler:
         schedule = resolve(case.scheduler[0])(**case.scheduler[1])
@@ -139,13 +166,39 @@ def run_optax(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Itera
     if case.clip:
         transform = optax.chain(resolve(case.clip[0])(**case.clip[1]), transform)
     parameters = jax.tree.map(jax.numpy.asarray, initial)
+    if case.like == "optax.lookahead":
+        parameters = optax.LookaheadParams.init_synced(parameters)
     # optax's counters are int32, of which jax takes a root in single precision (madgrad), and of int64 in double.
     state = jax.tree.map(lambda x: x.astype("int64") if x.dtype == "int32" else x, transform.init(parameters))
     for step, gradients in enumerate(steps, 1):
         told = {"value": loss_at(step)} if case.losses else {}
-        updates, state = transform.update(jax.tree.map(jax.numpy.asarray, gradients), state, parameters, **told)
+        # Muon's loops are closures, each of which jax would compile anew in every step.
+        with jax.disable_jit(case.like == "optax.contrib.muon"):
+            updates, state = transform.update(jax.tree.map(jax.numpy.asarray, gradients), state, parameters, **told)
         parameters = optax.apply_updates(parameters, updates)
-        yield jax.tree.map(np.asarray, parameters)
+        yield jax.tree.map(np.asarray, shown(case, state, parameters))
+
+
+def shown(case: Case, state: Any, parameters: Any) -> Any:
+    """The parameters that the case records, of an optimizer in optax that has two kinds."""
+    from optax.contrib import schedule_free_eval_params
+
+    if case.like == "optax.lookahead":
+        return parameters.slow if case.view == "eval" else parameters.fast
+    return schedule_free_eval_params(state, parameters) if case.view == "eval" else parameters
+
+
+def stay_in_doubles() -> None:
+    """Keras takes means and norms of doubles in single precision: by its table, float64 and float32 make float32."""
+    from keras.src.backend.common import dtypes
+
+    if dtypes.result_type.__name__ != "widest":
+        narrowing = dtypes.result_type
+
+        def widest(*kinds: Any) -> Any:
+            return "float64" if "float64" in map(str, kinds) else narrowing(*kinds)
+
+        dtypes.result_type = widest
 
 
 def run_keras(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Iterator[Tensors]:
@@ -155,6 +208,7 @@ def run_keras(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Itera
     import keras
 
     keras.backend.set_floatx("float64")
+    stay_in_doubles()
     arguments = dict(case.arguments)
     if case.scheduler:
         arguments["learning_rate"] = resolve(case.scheduler[0])(**case.scheduler[1])
@@ -171,7 +225,10 @@ def run_keras(case: Case, initial: Tensors, steps: Iterable[Gradients]) -> Itera
 def record(case: Case, run: Callable[..., Iterator[Tensors]], initial: Tensors, steps: Iterable[Gradients]) -> Array:
     """The parameters after each of the RECORDED steps, one flat row a step."""
     rows = []
-    for step, tensors in enumerate(run(case, initial, steps), 1):
+    given = {name: value for name, value in initial.items() if name not in case.without}
+    told = ({name: values[name] for name in given} for values in steps)
+    for step, moved in enumerate(run(case, given, told), 1):
+        tensors = initial | moved
         kinds = {value.dtype for value in tensors.values()}
         if kinds != {np.dtype(np.float64)}:
             raise SystemExit(f"{case.id}: not float64 but {kinds}")
@@ -198,9 +255,14 @@ def record_schedule(schedule: Schedule) -> Array:
 
 
 def pack(tensors: Tensors, rows: Iterable[Case | Schedule] = (), packages: Iterable[str] = ()) -> bytes:
+    """The file of a table of cases."""
+    return pack_table(tensors, fingerprint(rows), packages)
+
+
+def pack_table(tensors: Tensors, cases: str, packages: Iterable[str]) -> bytes:
     """A safetensors file. One metadata key only: with several, the library writes them in any order."""
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in packages}
-    about = versions | {"cases": fingerprint(rows)}
+    about = versions | {"cases": cases}
     return save(tensors, metadata={"made_from": json.dumps(about, sort_keys=True)})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -13,6 +13,7 @@ from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
 from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Algorithm, Dialect
+from service.optim.specification import resolve
 from service.optim.state import State
 from service.optim.tensors import DTYPES, Array, Layout
 
@@ -26,8 +27,12 @@ def layout(dtype: str = "float64") -> Layout:
     return Layout(tuple(SHAPES), tuple(SHAPES.values()), DTYPES[dtype])
 
 
-def sample(hyperparameter: Hyperparameter) -> float:
-    """A value for a number that has no default."""
+def sample(hyperparameter: Hyperparameter) -> Any:
+    """A value for what has no default."""
+    if hyperparameter.kind == "optimizer":
+        return {"name": "adam", "dialect": "optax", "learning_rate": 0.01}
+    if hyperparameter.kind == "integer":
+        return 2
     return 0.01 if hyperparameter.name == "learning_rate" else 0.5
 
 
@@ -36,6 +41,8 @@ def inside(hyperparameter: Hyperparameter, wanted: float) -> float:
     try:
         hyperparameter.check(wanted)
     except Invalid:
+        if hyperparameter.high < wanted:
+            return hyperparameter.high - wanted
         return max(hyperparameter.low, hyperparameter.above) + wanted
     return wanted
 
@@ -60,6 +67,11 @@ def _alternatives(algorithm: Algorithm, dialect: Dialect) -> dict[str, list[Any]
         elif h.kind == "number" and h.name in values:
             chosen = {v: [dialect.rule({**values, **s, h.name: v}) for s in some] for v in (0.0, values[h.name], 0.9)}
             table[h.name] = [0.0, 0.9] if chosen[0.0] != chosen[0.9] else [values[h.name]]
+        elif h.kind == "choice" and h.name in values:
+            rules = {choice: dialect.rule({**values, h.name: choice}) for choice in h.choices}
+            table[h.name] = list(h.choices) if len(set(rules.values())) > 1 else [values[h.name]]
+        elif h.name in values:
+            table[h.name] = [values[h.name]]
     return table
 
 
@@ -78,12 +90,24 @@ def _specifications() -> Iterator[tuple[str, Specification]]:
                 yield f"{algorithm.name}-{name}-{label}", {"name": algorithm.name, "dialect": name, **values}
 
 
-SPECIFICATIONS: dict[str, Specification] = dict(_specifications())
-DIALECTS: dict[str, Specification] = {
+def fitting(table: dict[str, Specification], wanted: bool) -> dict[str, Specification]:
+    """Those whose rules take all tensors of `layout`, or those that do not."""
+    return {
+        label: specification
+        for label, specification in table.items()
+        if any(resolve(specification).rule.fits(shape) for shape in SHAPES.values()) != wanted
+    }
+
+
+_EVERY = dict(_specifications())
+_EVERY_DIALECT: dict[str, Specification] = {
     f"{algorithm.name}-{name}": {"name": algorithm.name, "dialect": name, **complete(algorithm, dialect)}
     for algorithm in ALGORITHMS.values()
     for name, dialect in algorithm.dialects.items()
 }
+SPECIFICATIONS = fitting(_EVERY, True)
+DIALECTS = fitting(_EVERY_DIALECT, True)
+OF_SOME_SHAPES = fitting(_EVERY, False) | fitting(_EVERY_DIALECT, False)  # tested in test_matrices
 
 
 def gradients(steps: int, dtype: str = "float64", seed: int = 7) -> list[Array]:
@@ -101,11 +125,19 @@ def start(dtype: str = "float64") -> Array:
     return np.random.default_rng(3).normal(size=layout().size).astype(DTYPES[dtype])
 
 
+LOSS = 1.5  # what a step is told that needs the loss
+
+
+def advance(optimizer: Optimizer, state: State, row: Array, absent: Sequence[int] = ()) -> State:
+    """The state after one more step, which is told a loss if it needs one."""
+    return optimizer.step(state, row, absent, LOSS if optimizer.wants != "gradient" else None).state
+
+
 def run(optimizer: Optimizer, rows: list[Array], state: State | None = None) -> State:
     """The fold over these gradients."""
     state = optimizer.init(start(optimizer.layout.as_json()["dtype"])) if state is None else state
     for row in rows:
-        state = optimizer.step(state, row).state
+        state = advance(optimizer, state, row)
     return state
 
 
@@ -115,7 +147,7 @@ def trajectory(specification: Any, rows: list[float], at: float = 0.0, **more: A
     state = optimizer.init(np.array([at]))
     positions = [at]
     for g in rows:
-        state = optimizer.step(state, np.array([g])).state
+        state = advance(optimizer, state, np.array([g]))
         positions.append(float(state.params[0]))
     return positions
 

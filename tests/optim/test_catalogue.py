@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from latex2mathml.converter import convert
 from matplotlib.mathtext import MathTextParser
 
 from service.errors import Invalid
-from service.optim.catalogue import ALGORITHMS, describe, get, state, summary
+from service.optim.catalogue import ALGORITHMS, describe, get, summary
 from service.optim.hyperparameters import REQUIRED
 from service.optim.libraries import spellings_of
 from service.optim.rule import Algorithm
 from service.optim.schedules.catalogue import SCHEDULES
 from service.optim.specification import resolve
-from service.optim.transforms import TRANSFORMS
-from tests.optim.table import DIALECTS, SPECIFICATIONS
+from service.optim.transforms.catalogue import TRANSFORMS
+from tests.optim.table import SPECIFICATIONS, complete
 
 EVERY = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS)
 EQUATIONS = {m.name: m.equation for family in (ALGORITHMS, SCHEDULES, TRANSFORMS) for m in family.values()}
@@ -50,18 +52,16 @@ def test_every_default_is_a_declared_hyperparameter_in_its_range(algorithm: Algo
             if value is not REQUIRED:
                 assert declared[name].check(value) == value
         assert ("weight_decay" in dialect.defaults) == (dialect.decay != "none")
-        slots = dialect.rule(DIALECTS[f"{algorithm.name}-{_name(algorithm, dialect)}"]).slots
+        slots = dialect.rule(complete(algorithm, dialect)).slots
         assert len(set(slots)) == len(slots)
-
-
-def _name(algorithm: Algorithm, dialect: Any) -> str:
-    return next(name for name, other in algorithm.dialects.items() if other is dialect)
 
 
 def bare(algorithm: Algorithm) -> dict[str, Any]:
     """The least that names it: what optax alone has needs the learning rate that optax needs."""
-    rate = {"learning_rate": 0.01} if list(algorithm.dialects) == ["optax"] else {}
-    return {"name": algorithm.name, **rate}
+    needs = [n for n, v in algorithm.dialects[algorithm.default_dialect].defaults.items() if v is REQUIRED]
+    rate = {"learning_rate": 0.01} if list(algorithm.dialects) == ["optax"] and "learning_rate" in needs else {}
+    wrapped = {"optimizer": {"name": "adam"}} if "optimizer" in needs else {}
+    return {"name": algorithm.name, **rate, **wrapped}
 
 
 @EVERY
@@ -78,9 +78,26 @@ def test_what_the_catalogue_tells(algorithm: Algorithm) -> None:
     assert set(properties) == {name for d in algorithm.dialects.values() for name in d.defaults}
     for name, detail in entry["dialect_details"].items():
         assert set(detail["defaults"]) | set(detail["required"]) == set(algorithm.dialects[name].defaults)
-        assert detail["counts_steps_of"] == ("parameter" if name == "torch" else "session")
-    slots = resolve(bare(algorithm)).rule.slots
-    assert [slot["name"] for slot in entry["state"]] == list(slots) == [slot["name"] for slot in state(algorithm)]
+        assert name == "paper" or detail["counts_steps_of"] == ("parameter" if name == "torch" else "session")
+    default = algorithm.dialects[algorithm.default_dialect]
+    assert [slot["name"] for slot in entry["state"]] == list(default.rule(default.defaults).slots)
+    assert sum(slot["bytes_per_parameter"] for slot in entry["state"]) == pytest.approx(
+        entry["bytes_per_parameter"], rel=0.02, abs=0.01
+    )
+
+
+# papers that have neither a DOI nor a number at arXiv
+WITHOUT_AN_IDENTIFIER = {"nesterov", "adagrad", "nadam", "yogi"}
+
+
+@EVERY
+def test_an_entry_says_where_it_comes_from_and_when_to_use_it(algorithm: Algorithm) -> None:
+    identified = re.search(r"doi:10\.\d{4,}/\S+|arXiv:\d{4}\.\d{4,5}", algorithm.source)
+    assert (identified is None) == (algorithm.name in WITHOUT_AN_IDENTIFIER), algorithm.source
+    assert len(re.findall(r"[.!?](?:\s|$)", algorithm.when)) == 2
+    assert "<math" in convert(algorithm.equation)
+    for name, dialect in algorithm.dialects.items():
+        assert dialect.differs or len(algorithm.dialects) == 1, name
 
 
 def test_a_name_that_is_not_there_gets_the_nearest_and_the_accepted() -> None:
@@ -102,7 +119,11 @@ def test_the_table_of_these_tests_reaches_every_rule() -> None:
         *("rmsprop_momentum", "rmsprop_nesterov", "centered", "centered_momentum", "centered_nesterov"),
         *("asgd", "rprop", "rprop_stale", "sign_sgd", "lion", "optimistic", "optimistic_adam", "qhm", "qhadam"),
         *("aggmo", "nadam", "nadam_product", "radam", "yogi", "adabelief", "acprop", "adan", "ademamix"),
-        *("simplified_ademamix", "adopt", "ftrl", "madgrad", "cocob"),
+        *("simplified_ademamix", "adopt", "ftrl", "madgrad", "cocob", "noisy_sgd", "dog", "dowg", "prodigy"),
+        *("dadapt_adamw", "polyak", "momo", "momo_star", "momo_adam", "momo_adam_star"),
+        *("lookahead", "pull_back", "schedule_free", "schedule_free_at_z", "schedule_free_sgd", "sgd_in_place"),
+        *("schedule_free_adamw", "adamw_in_place", "schedule_free_even", "mechanic", "sharpness_aware"),
+        *("torch_fixed", "torch_wolfe", "optax_fixed", "optax_zoom"),
     }
     assert len(SPECIFICATIONS) > 350
-    assert len(ALGORITHMS) == 33
+    assert len(ALGORITHMS) == 59

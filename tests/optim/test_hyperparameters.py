@@ -13,13 +13,16 @@ from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import LARGEST_WHOLE, REQUIRED, Hyperparameter, escape, fill
 from service.optim.schedules.catalogue import SCHEDULES
-from service.optim.transforms import TRANSFORMS
+from service.optim.transforms.catalogue import TRANSFORMS
 
 RATE = Hyperparameter("rate", "A number.", low=0.0, below=1.0)
 COUNT = Hyperparameter("count", "A whole number.", "integer", low=1)
 FLAG = Hyperparameter("flag", "Yes or no.", "boolean")
 CHOICE = Hyperparameter("choice", "One of two.", "choice", choices=("this", "that"))
 LIST = Hyperparameter("list", "Some whole numbers.", "integers", low=0)
+ROWS = Hyperparameter("rows", "Some threes.", "triples", high=9)
+WORDS = Hyperparameter("words", "Some words.", "strings")
+MAYBE = Hyperparameter("maybe", "A number or not.", low=0.0, null="None at all.")
 OPEN = Hyperparameter("open", "Above and at most.", above=0.0, high=2.5)
 EVERY = [h for a in ALGORITHMS.values() for h in a.hyperparameters] + [
     h for family in (SCHEDULES, TRANSFORMS) for member in family.values() for h in member.arguments
@@ -53,6 +56,11 @@ def refusal(hyperparameter: Hyperparameter, value: Any) -> str:
         (CHOICE, "that", "that"),
         (LIST, [0], [0]),
         (LIST, [3, 2.0, 3], [3, 2, 3]),
+        (ROWS, [[1, 2.5, -3]], [[1.0, 2.5, -3.0]]),
+        (WORDS, [], []),
+        (WORDS, ["a", "b"], ["a", "b"]),
+        (MAYBE, None, None),
+        (MAYBE, 2, 2.0),
     ],
 )
 def test_a_value_in_range_comes_back_in_its_own_type(hyperparameter: Hyperparameter, value: Any, wanted: Any) -> None:
@@ -80,6 +88,14 @@ def test_a_value_in_range_comes_back_in_its_own_type(hyperparameter: Hyperparame
         (LIST, [], "list must be a list of at least one whole number."),
         (LIST, 3, "a list"),
         (LIST, [1, -1], "a whole number, at least 0"),
+        (ROWS, [], "rows must be a list of at least one list of three numbers."),
+        (ROWS, [[1, 2]], "of three numbers"),
+        (ROWS, [[1, 2, 10]], "a finite number, at most 9"),
+        (WORDS, "a", "words must be a list of at most 200 strings."),
+        (WORDS, ["a"] * 201, "at most 200"),
+        (WORDS, ["a", ""], "strings that are not empty"),
+        (MAYBE, -1, "at least 0"),
+        (RATE, None, "a finite number"),
     ],
 )
 def test_a_refusal_names_what_is_accepted(hyperparameter: Hyperparameter, value: Any, words: str) -> None:
@@ -101,7 +117,7 @@ def test_whatever_is_given_is_taken_or_refused(hyperparameter: Hyperparameter) -
             taken += 1
         except Invalid:
             assert refusal(hyperparameter, value)
-    assert taken == (1 if hyperparameter.kind == "boolean" else 0)
+    assert taken == (hyperparameter.kind in ("boolean", "strings", "pattern")) + bool(hyperparameter.null)
 
 
 @settings(derandomize=True, deadline=None)
@@ -124,7 +140,8 @@ def test_every_schema_says_what_check_does(hyperparameter: Hyperparameter) -> No
     assert schema["description"] == hyperparameter.meaning
     assert len(hyperparameter.meaning) > 5
     assert hyperparameter.meaning.endswith(".")
-    numbers = schema.get("items", schema)
+    some = schema["anyOf"][0] if hyperparameter.null else schema
+    numbers = some.get("items", some)
     if "minimum" in numbers:
         assert hyperparameter.low == numbers["minimum"]
     if "exclusiveMaximum" in numbers:
@@ -141,6 +158,10 @@ def test_schemas_of_each_kind() -> None:
     assert FLAG.schema()["type"] == "boolean"
     assert CHOICE.schema()["enum"] == ["this", "that"]
     assert LIST.schema()["minItems"] == 1
+    assert ROWS.schema()["items"]["items"] == {"type": "number", "maximum": 9}
+    assert WORDS.schema()["items"] == {"type": "string", "minLength": 1}
+    assert [each["type"] for each in MAYBE.schema()["anyOf"]] == ["number", "null"]
+    assert MAYBE.schema()["anyOf"][1]["description"] == "None at all."
 
 
 def test_filling_takes_the_defaults_in_declared_order() -> None:

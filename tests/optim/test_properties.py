@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.optim.catalogue import ALGORITHMS
 from service.optim.optimizer import build
 from service.optim.tensors import DTYPES, Layout, single
 from tests.optim.table import DIALECTS, gradients, layout, run, start, trajectory
@@ -245,7 +246,8 @@ def on_quadratic(specification: Any, curvature: float, x: float, count: int) -> 
     subject = build(specification, single(1))
     state, path = subject.init(np.array([x])), [x]
     for _ in range(count):
-        state = subject.step(state, curvature * state.params).state
+        loss = float(curvature * state.params[0] ** 2 / 2.0) if subject.wants != "gradient" else None
+        state = subject.step(state, curvature * state.params, loss=loss).state
         path.append(float(state.params[0]))
     return path
 
@@ -341,30 +343,38 @@ def test_every_dialect_descends_on_a_parabola() -> None:
 
 
 def _brisk(specification: Any) -> dict[str, float]:
+    if specification["name"] in ("dog", "ldog", "dowg", "prodigy", "dadapt_adamw"):
+        return {}  # they find the rate themselves
     if "learning_rate" not in specification:
         return {"epsilon": 1e-3} if specification["name"] == "adadelta" else {}
-    return {"learning_rate": 10.0 if specification["name"] == "adadelta" else 0.02}
+    own = {"adam_learning_rate": 0.02} if specification.get("adam_learning_rate") else {}
+    return {"learning_rate": 10.0 if specification["name"] in ("adadelta", "lars") else 0.02, **own}
 
 
 @pytest.mark.parametrize("specification", DIALECTS.values(), ids=DIALECTS)
 def test_without_epsilon_a_coordinate_that_saw_no_gradient_stays(specification: Any) -> None:
-    plain = {k: 0.0 if k in ("epsilon", "epsilon_root", "weight_decay") else v for k, v in specification.items()}
+    """Where a rule is not elementwise, a whole tensor stays, the first."""
+    names = ("epsilon", "epsilon_root", "weight_decay", "adam_epsilon")
+    declared = {h.name: h for h in ALGORITHMS[specification["name"]].hyperparameters}
+    zero = {k for k in names if k in specification and declared[k].above < 0.0}
+    plain = {k: 0.0 if k in zero else v for k, v in specification.items()}
     subject, rows = build(plain, layout()), gradients(10)
+    still = 12 if subject.rule.span == "tensor" else 4
     for row in rows:
-        row[:4] = 0.0
+        row[:still] = 0.0
     state = run(subject, rows)
     name = specification["name"]
-    if name in ("asgd", "ftrl") or (name, specification["dialect"]) == ("yogi", "optax"):
+    if name in ("asgd", "ftrl", "noisy_sgd", "fromage") or (name, specification["dialect"]) == ("yogi", "optax"):
         assert (state.params[:4] != start()[:4]).all(), (
-            "a decay, an overwriting first step, a moment that starts at 1e-6"
+            "a decay, an overwriting first step, noise, a shrinking, a moment that starts at 1e-6"
         )
-    elif name == "madgrad":
-        assert state.params[:4] == pytest.approx(start()[:4], rel=3e-16), "μ p + (1 - μ) p may round"
+    elif name in ("madgrad", "schedule_free", "schedule_free_sgd", "schedule_free_adamw"):
+        assert state.params[:4] == pytest.approx(start()[:4], rel=3e-15), "μ p + (1 - μ) p may round"
     else:
-        assert state.params[:4].tobytes() == start()[:4].tobytes()
+        assert state.params[:still].tobytes() == start()[:still].tobytes()
     assert all(np.isfinite(array).all() for array in (state.params, *state.slots))
     moved = bool((state.params[4:] != start()[4:]).any())
-    assert moved == (name != "adadelta"), "Adadelta's steps grow out of √ε alone"
+    assert moved == (name not in ("adadelta", "dowg")), "their steps grow out of ε alone"
 
 
 @pytest.mark.parametrize("specification", DIALECTS.values(), ids=DIALECTS)
@@ -377,11 +387,14 @@ def test_the_same_history_gives_the_same_bits(specification: Any, dtype: str) ->
 
 @pytest.mark.parametrize("specification", DIALECTS.values(), ids=DIALECTS)
 def test_tensors_do_not_see_each_other(specification: Any) -> None:
-    """A tensor's path is the same alone as in company: every rule here is elementwise."""
+    """A tensor's path is the same alone as in company, but for the rules that are over all of them."""
+    if build(specification, layout()).rule.span == "all":
+        return
     together = run(build(specification, layout()), gradients(10))
     for name, where in zip(layout().names, layout().slices, strict=True):
-        shape = (where.stop - where.start,)
-        subject = build(specification, Layout((name,), (shape,), DTYPES["float64"]))
+        subject = build(
+            specification, Layout((name,), (layout().shapes[layout().names.index(name)],), DTYPES["float64"])
+        )
         alone = run(subject, [row[where] for row in gradients(10)], subject.init(start()[where]))
         assert alone.params.tobytes() == together.params[where].tobytes()
 

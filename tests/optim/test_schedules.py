@@ -100,6 +100,7 @@ CLOSED: dict[str, tuple[dict[str, Any], Any]] = {
         lambda n: 0.5 * min(n, 4) / 4 if n < 6 else 0.5 * 0.9 ** (n - 6),
     ),
     "chained": ({"schedules": [RISING, FALLING]}, lambda n: 0.25 * min(n, 4) / 4 * 0.9**n),
+    "reduce_on_plateau": ({"initial": 0.3, "patience": 2}, lambda n: 0.3),  # until a loss is shown
 }
 
 

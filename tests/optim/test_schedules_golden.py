@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from safetensors.numpy import load_file
 
 from service.optim.rule import LEARNING_RATE
 from service.optim.schedules.catalogue import SPELLINGS, parse
+from service.optim.schedules.form import Schedule
+from service.optim.tensors import Array
 from tests.golden.schedules import cases
-from tests.golden.schedules.cases import CASES, LIBRARIES, Case
+from tests.golden.schedules.cases import CASES, LIBRARIES, LOSSES, Case
 
 DATA = Path(cases.__file__).parent / "data"
 RECORDS = {library: load_file(DATA / f"{library}.safetensors") for library in LIBRARIES}
@@ -33,11 +36,29 @@ def inside(value: Any, key: str) -> list[Any]:
     return [found for item in value for found in inside(item, key)] if isinstance(value, list) else []
 
 
+def values(schedule: Schedule, steps: int) -> Array:
+    return np.array([schedule(n) for n in range(steps)])
+
+
+def followed(schedule: Schedule, loss: Callable[[int], float], steps: int) -> Array:
+    """The value that each step uses, of a schedule that is shown the losses."""
+    form, a = schedule.form, schedule.arguments
+    assert form.start
+    assert form.observe
+    assert form.read
+    memory, used = form.start(a), []
+    for n in range(steps):
+        after = form.observe(a, tuple(memory), loss(n))
+        used.append(form.read(a, after if form.at_once(a) else memory))
+        memory = after
+    return np.array(used)
+
+
 @EVERY_CASE
 def test_the_values_are_the_librarys(case: Case) -> None:
     schedule = parse(case.specification, LEARNING_RATE)
     theirs = RECORDS[case.library][case.id]
-    ours = np.array([schedule(n) for n in range(case.steps)])
+    ours = followed(schedule, LOSSES[case.losses], case.steps) if case.losses else values(schedule, case.steps)
     scale = np.maximum(np.abs(theirs), NEAR_ZERO * np.abs(theirs).max())
     assert (np.abs(ours - theirs) <= CLOSE * scale).all()
 

@@ -198,6 +198,29 @@ def test_the_catalogue_names_every_spelling() -> None:
     assert not set(REFUSED) & set(SPELLINGS)
 
 
+# What torch 2.13.0, optax 0.2.8 and Keras 3.15.1 have: torch.optim.lr_scheduler's __all__ and SWALR, the functions of
+# optax.schedules, and the classes of keras.optimizers.schedules.
+LIBRARIES = {
+    TORCH: "LambdaLR MultiplicativeLR StepLR MultiStepLR ConstantLR LinearLR ExponentialLR SequentialLR "
+    "CosineAnnealingLR ChainedScheduler ReduceLROnPlateau CyclicLR CosineAnnealingWarmRestarts OneCycleLR PolynomialLR "
+    "LRScheduler",
+    "torch.optim.swa_utils.": "SWALR",
+    "optax.": "constant_schedule cosine_decay_schedule cosine_onecycle_schedule exponential_decay inject_hyperparams "
+    "inject_stateful_hyperparams join_schedules linear_onecycle_schedule linear_schedule piecewise_constant_schedule "
+    "piecewise_interpolate_schedule polynomial_schedule sgdr_schedule warmup_constant_schedule "
+    "warmup_cosine_decay_schedule warmup_exponential_decay_schedule",
+    "optax.contrib.": "reduce_on_plateau",
+    KERAS: "CosineDecay CosineDecayRestarts ExponentialDecay InverseTimeDecay LearningRateSchedule "
+    "PiecewiseConstantDecay PolynomialDecay",
+    "keras.callbacks.": "ReduceLROnPlateau",
+}
+
+
+def test_every_schedule_of_the_libraries_is_had_or_refused_with_a_reason() -> None:
+    every = {prefix + name for prefix, names in LIBRARIES.items() for name in names.split()}
+    assert set(SPELLINGS) | set(REFUSED) == every
+
+
 # Nothing but Invalid
 
 FUZZ = settings(derandomize=True, deadline=None, max_examples=300)

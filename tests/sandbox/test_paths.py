@@ -20,6 +20,7 @@ from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Rule, divide, where
 from service.optim.tensors import norm, single
 from service.sandbox import Run, plan, run
+from tests.optim.table import sample
 
 ROSENBROCK = catalogue.get("rosenbrock")
 SPHERE = catalogue.get("sphere")
@@ -168,7 +169,10 @@ def every_dialect() -> list[Any]:
     for algorithm in ALGORITHMS.values():
         for name, dialect in algorithm.dialects.items():
             spec: dict[str, Any] = {"name": algorithm.name, "dialect": name}
-            spec |= {key: 0.01 for key, value in dialect.defaults.items() if value is REQUIRED}
+            declared = {h.name: h for h in algorithm.hyperparameters}
+            spec |= {key: sample(declared[key]) for key, value in dialect.defaults.items() if value is REQUIRED}
+            if dialect.rule({**dialect.defaults, **spec}).fits((2,)) is not None:
+                continue  # a point is a vector, which is not for it
             cases.append(pytest.param(spec, id=f"{algorithm.name}-{name}"))
             if "weight_decay" in dialect.defaults:
                 cases.append(pytest.param({**spec, "weight_decay": 0.05}, id=f"{algorithm.name}-{name}-decay"))
@@ -184,9 +188,11 @@ def every_dialect() -> list[Any]:
 def stepped(optimizer: Optimizer, function: Function, start: Any, steps: int) -> Array:
     state = optimizer.init(np.array(start))
     path = [state.params]
-    for _ in range(steps):
-        state = optimizer.step(state, function.gradient(state.params)).state
-        path.append(state.params)
+    while len(path) <= steps:
+        loss = float(function.value(state.params)) if optimizer.wants != "gradient" else None
+        state, _, committed = optimizer.step(state, function.gradient(state.params), loss=loss)
+        if committed:
+            path.append(state.params)
     return np.array(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
@@ -35,6 +36,7 @@ def adagrad(p: Any, g: Any, s: Any, c: Scalars) -> Any:
 
 
 _RULE = Rule(adagrad, ("sum",), {"sum": "initial_accumulator_value"})
+_SPARSE = replace(_RULE, sparse="zero")
 
 
 def _outside(values: Values, t: int) -> Scalars:
@@ -48,6 +50,10 @@ def _inside(values: Values, t: int) -> Scalars:
 
 def _choose(values: Values) -> Rule:
     return _RULE
+
+
+def _choose_torch(values: Values) -> Rule:
+    return _SPARSE
 
 
 INITIAL_ACCUMULATOR = Hyperparameter(
@@ -81,11 +87,12 @@ ADAGRAD = Algorithm(
                 "weight_decay": 0.0,
                 "maximize": False,
             },
-            _choose,
+            _choose_torch,
             _outside,
             decay="coupled",
             counter="parameter",
-            differs="ε outside the root, the sum starts at 0, and the rate has a decay of its own.",
+            differs="ε outside the root, the sum starts at 0, and the rate has a decay of its own. Sparse gradients "
+            "are taken, but not with weight decay.",
         ),
         "optax": Dialect(
             {"learning_rate": REQUIRED, "initial_accumulator_value": 0.1, "epsilon": 1e-7},

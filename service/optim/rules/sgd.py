@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
@@ -52,12 +53,17 @@ def nesterov(p: Any, g: Any, b: Any, c: Scalars) -> Any:
 _SGD = Rule(sgd)
 _HEAVY_BALL = Rule(heavy_ball, ("momentum_buffer",))
 _NESTEROV = Rule(nesterov, ("momentum_buffer",))
+_SPARSE = {rule: replace(rule, sparse="zero") for rule in (_SGD, _HEAVY_BALL, _NESTEROV)}
 
 
 def _choose(values: Values) -> Rule:
     if values["momentum"] == 0.0:
         return _SGD
     return _NESTEROV if values["nesterov"] else _HEAVY_BALL
+
+
+def _choose_torch(values: Values) -> Rule:
+    return _SPARSE[_choose(values)]
 
 
 def _rate_outside(values: Values, t: int) -> Scalars:
@@ -79,13 +85,14 @@ def _dialects(momentum: float, nesterov: bool) -> dict[str, Dialect]:
     return {
         "torch": Dialect(
             {"learning_rate": 1e-3, "dampening": 0.0, "weight_decay": 0.0, "maximize": False, **shape},
-            _choose,
+            _choose_torch,
             _rate_outside,
             decay="coupled",
             counter="parameter",
             check=nesterov_needs_momentum,
             differs="The learning rate scales the buffer, so that changing it rescales the past; weight decay is "
-            "added to the gradient; dampening spares the first step.",
+            "added to the gradient; dampening spares the first step. Sparse gradients are taken, but not with weight "
+            "decay.",
         ),
         "optax": Dialect(
             {"learning_rate": REQUIRED, **shape},

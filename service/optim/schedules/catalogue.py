@@ -15,11 +15,12 @@ from typing import Any
 
 from service.errors import Invalid, unknown
 from service.optim.hyperparameters import REQUIRED, Hyperparameter, fill
-from service.optim.schedules import cosines, decays, keras, optax, pieces, torch, warmups
+from service.optim.schedules import cosines, decays, keras, optax, pieces, plateaus, torch, warmups
 from service.optim.schedules.form import Form, Level, Levels, Parts, Schedule
 from service.optim.schedules.spelling import Null, Spelling
 
-SCHEDULES: dict[str, Form] = {f.name: f for f in (*decays.FORMS, *cosines.FORMS, *warmups.FORMS, *pieces.FORMS)}
+_FAMILIES = (decays, cosines, warmups, pieces, plateaus)
+SCHEDULES: dict[str, Form] = {form.name: form for family in _FAMILIES for form in family.FORMS}
 SPELLINGS: dict[str, Spelling] = {**torch.SPELLINGS, **optax.SPELLINGS, **keras.SPELLINGS}
 REFUSED: dict[str, str] = {**torch.REFUSED, **optax.REFUSED, **keras.REFUSED}
 
@@ -83,6 +84,12 @@ class _Reading:
             if isinstance(argument, Parts):
                 values[argument.name] = self._parts(argument, values[argument.name], depth)
         kind.check(values)
+        if kind.start and depth > 1:
+            raise Invalid(
+                f"{kind.name} follows the loss, and cannot stand inside another schedule; give it the whole "
+                f"{self.target.name}.",
+                pointer="",
+            )
         schedule = Schedule(kind, values)
         self._check_range(schedule)
         return schedule
@@ -138,12 +145,16 @@ def _spelling(path: Any) -> Spelling:
     return SPELLINGS[path]
 
 
+def summary(kind: Form) -> dict[str, Any]:
+    """The line of the list of schedules."""
+    follows = "loss" if kind.start else "step"
+    return {"name": kind.name, "title": kind.title, "follows": follows, "summary": kind.summary}
+
+
 def describe(kind: Form) -> dict[str, Any]:
     """The catalogue entry of a schedule."""
     entry: dict[str, Any] = {
-        "name": kind.name,
-        "title": kind.title,
-        "summary": kind.summary,
+        **summary(kind),
         "equation": kind.equation,
         "arguments": {a.name: a.schema() for a in kind.arguments},
         "defaults": {name: value for name, value in kind.defaults.items() if value is not REQUIRED},

@@ -1,8 +1,8 @@
 """What a schedule is: a hyperparameter as a function of n, the count of steps already taken (0 before the first).
 
-Every form is closed and stateless: any step can be computed without the ones before it, at a cost that does not grow
-with n. A form also says the `ends` that no value of it passes, so that a schedule which would leave the range of its
-hyperparameter is refused before the first step.
+Every form but those that follow the loss is closed and stateless: any step can be computed without the ones before it,
+at a cost that does not grow with n. A form also says the `ends` that no value of it passes, so that a schedule which
+would leave the range of its hyperparameter is refused before the first step.
 """
 
 from __future__ import annotations

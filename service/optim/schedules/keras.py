@@ -9,6 +9,7 @@ from service.optim.schedules.form import Levels, Values
 from service.optim.schedules.spelling import Convert, Spelling, Unused, level, maybe, number, whole
 
 PREFIX = "keras.optimizers.schedules."
+PLATEAU = "keras.callbacks.ReduceLROnPlateau"
 
 _INITIAL = level("initial_learning_rate", "The first value.")
 _STEPS = whole("decay_steps", "Steps of the decay.")
@@ -57,6 +58,19 @@ def _restarts(a: Values) -> dict[str, Any]:
     first = a["initial_learning_rate"]
     periods = {"first_steps": a["first_decay_steps"], "t_mult": a["t_mul"], "height_mult": a["m_mul"]}
     return {"schedule": "cosine_warm_restarts", "initial": first, **periods, "minimum": a["alpha"] * first}
+
+
+def _plateau(a: Values) -> dict[str, Any]:
+    return {
+        "schedule": "reduce_on_plateau",
+        "formula": "keras",
+        **{name: a[name] for name in ("initial", "factor", "patience", "cooldown")},
+        "mode": "max" if a["mode"] == "max" else "min",
+        "relative_threshold": 0.0,
+        "absolute_threshold": a["min_delta"],
+        "minimum": a["min_lr"],
+        "smallest_change": 0.0,
+    }
 
 
 def _spell(
@@ -136,10 +150,29 @@ SPELLINGS: dict[str, Spelling] = (
         _restarts,
         minimum="alpha",
     )
+    | {
+        PLATEAU: Spelling(
+            PLATEAU,
+            ("reduce_on_plateau",),
+            {
+                level("initial", "The learning rate that the callback would take from the optimizer."): REQUIRED,
+                Unused("monitor", "What follows is the loss that each step brings."): "val_loss",
+                number("factor", "What the rate is multiplied by.", low=0.0, below=1.0): 0.1,
+                whole("patience", "Values without improvement that are borne.", 0): 10,
+                Unused("verbose", "What Keras prints."): 0,
+                Hyperparameter(
+                    "mode", "Whether less or more is better; of a loss, less.", "choice", choices=("auto", "min", "max")
+                ): "auto",
+                number("min_delta", "The least improvement.", low=0.0): 1e-4,
+                whole("cooldown", "Values after a reduction that are not counted as bad.", 0): 0,
+                number("min_lr", "The rate is not reduced below this.", low=0.0): 0.0,
+            },
+            _plateau,
+            {"minimum": "min_lr", "absolute_threshold": "min_delta"},
+        )
+    }
 )
 
 REFUSED = {
-    "keras.callbacks.ReduceLROnPlateau": "It follows the loss, and a schedule here is a function of the step alone; "
-    "watch the loss and change learning_rate with PATCH.",
     f"{PREFIX}LearningRateSchedule": "It is the base class; name one of its schedules.",
 }

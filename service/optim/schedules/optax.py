@@ -142,6 +142,21 @@ def _join(a: Values) -> dict[str, Any]:
     return {"schedule": "sequential", "schedules": a["schedules"], "milestones": a["boundaries"]}
 
 
+def _plateau(a: Values) -> dict[str, Any]:
+    if a["rtol"] == a["atol"] == 0.0:
+        raise Invalid("At least one of rtol and atol must be above 0.", pointer="/rtol")
+    return {
+        "schedule": "reduce_on_plateau",
+        "formula": "optax",
+        **{name: a[name] for name in ("initial", "factor", "patience", "cooldown")},
+        "relative_threshold": a["rtol"],
+        "absolute_threshold": a["atol"],
+        "average_over": a["accumulation_size"],
+        "minimum": a["min_scale"] * a["initial"],
+        "smallest_change": 0.0,
+    }
+
+
 def _spell(
     name: str, forms: str, declared: dict[Hyperparameter, Any], convert: Convert, **names: str
 ) -> dict[str, Spelling]:
@@ -251,12 +266,29 @@ _COMPOSED = _spell(
     _join,
     milestones="boundaries",
 )
-SPELLINGS: dict[str, Spelling] = _SIMPLE | _CYCLES | _WARMUPS | _COMPOSED
+_PLATEAU = _spell(
+    "contrib.reduce_on_plateau",
+    "reduce_on_plateau",
+    {
+        level("initial", "The learning rate that is scaled."): REQUIRED,
+        number("factor", "What the scale is multiplied by.", above=0.0, below=1.0): 0.1,
+        whole("patience", "Values without improvement that are borne.", 0): 10,
+        number("rtol", "The least improvement as a share of the best value.", low=0.0, high=1.0): 1e-4,
+        number("atol", "The least improvement in itself.", low=0.0): 0.0,
+        whole("cooldown", "Values after a reduction that are not counted as bad.", 0): 0,
+        whole("accumulation_size", "How many values make one, by their mean."): 1,
+        number("min_scale", "The scale is not reduced below this.", low=0.0): 0.0,
+    },
+    _plateau,
+    minimum="min_scale",
+    average_over="accumulation_size",
+    relative_threshold="rtol",
+    absolute_threshold="atol",
+)
+SPELLINGS: dict[str, Spelling] = _SIMPLE | _CYCLES | _WARMUPS | _COMPOSED | _PLATEAU
 
 _WRAPS = "It is no schedule but a wrapper; here any number may be a schedule as it is."
 REFUSED = {
     "optax.inject_hyperparams": _WRAPS,
     "optax.inject_stateful_hyperparams": _WRAPS,
-    "optax.contrib.reduce_on_plateau": "It follows the loss, and a schedule here is a function of the step alone; "
-    "watch the loss and change learning_rate with PATCH.",
 }

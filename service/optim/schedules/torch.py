@@ -120,6 +120,16 @@ def _chained(a: Values) -> dict[str, Any]:
     }
 
 
+def _plateau(a: Values) -> dict[str, Any]:
+    thresholds = (a["threshold"], 0.0) if a["threshold_mode"] == "rel" else (0.0, a["threshold"])
+    return {
+        **_same(a, "reduce_on_plateau", "initial", "mode", "factor", "patience", "cooldown"),
+        **dict(zip(("relative_threshold", "absolute_threshold"), thresholds, strict=True)),
+        "minimum": a["min_lr"],
+        "smallest_change": a["eps"],
+    }
+
+
 def _spell(
     name: str, forms: str, declared: dict[Hyperparameter, Any], convert: Convert, **names: str
 ) -> dict[str, Spelling]:
@@ -252,13 +262,33 @@ _COMPOSED = _spell(
     _sequential,
     schedules="schedulers",
 ) | _spell("ChainedScheduler", "chained", {INITIAL: REQUIRED, _PARTS: REQUIRED}, _chained, schedules="schedulers")
-SPELLINGS: dict[str, Spelling] = _BASIC | _CYCLES | _COMPOSED
+_PLATEAU = {
+    f"{PREFIX}ReduceLROnPlateau": Spelling(
+        f"{PREFIX}ReduceLROnPlateau",
+        ("reduce_on_plateau",),
+        {
+            INITIAL: REQUIRED,
+            Hyperparameter("mode", "Whether less or more is better.", "choice", choices=("min", "max")): "min",
+            number("factor", "What the rate is multiplied by.", low=0.0, below=1.0): 0.1,
+            whole("patience", "Values without improvement that are borne.", 0): 10,
+            number("threshold", "The least improvement.", low=0.0): 1e-4,
+            Hyperparameter(
+                "threshold_mode", "A share of the best value, or a difference.", "choice", choices=("rel", "abs")
+            ): "rel",
+            whole("cooldown", "Values after a reduction that are not counted as bad.", 0): 0,
+            number("min_lr", "The rate is not reduced below this.", low=0.0): 0.0,
+            number("eps", "A smaller reduction is not made.", low=0.0): 1e-8,
+        },
+        _plateau,
+        {"minimum": "min_lr", "smallest_change": "eps", "relative_threshold": "threshold"},
+    )
+}
+SPELLINGS: dict[str, Spelling] = _BASIC | _CYCLES | _COMPOSED | _PLATEAU
 
 _FUNCTION = "It takes a Python function, which cannot be sent; piecewise_constant, piecewise_interpolate, sequential "
 _FUNCTION += "and chained can follow any curve."
 REFUSED = {
     f"{PREFIX}LambdaLR": _FUNCTION,
     f"{PREFIX}MultiplicativeLR": _FUNCTION,
-    f"{PREFIX}ReduceLROnPlateau": "It follows the loss, and a schedule here is a function of the step alone; watch the "
-    "loss and change learning_rate with PATCH.",
+    f"{PREFIX}LRScheduler": "It is the base class; name one of its schedulers.",
 }

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 STEPS = 80
 TORCH_PREFIX = "torch.optim.lr_scheduler."
 KERAS_PREFIX = "keras.optimizers.schedules."
+
+
+# what is shown at count n: whole numbers and quotients only, the same on every machine
+LOSSES: dict[str, Callable[[int], float]] = {
+    "flat": lambda n: 1.0,
+    "falling": lambda n: 3.0 / (n + 1) + 0.5,
+    "bumpy": lambda n: 2.0 / (n + 1) + ((n * 7) % 11) / 20.0,
+    "stairs": lambda n: 1.0 / (1 + n // 13),
+    "creeping": lambda n: 1.0 - n * 5e-5,
+    "signed": lambda n: ((n * 37) % 101 - 60) / 25.0 - n / 40.0,
+    "rising": lambda n: ((n * 5) % 7) / 3.0 + n // 20,
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Case:
     arguments: dict[str, Any]
     initial: float | None = None
     steps: int = STEPS
+    losses: str = ""  # what a schedule that follows the loss is shown: one of LOSSES
 
     @property
     def library(self) -> str:
@@ -37,7 +50,8 @@ class Case:
 
 def fingerprint(cases: Iterable[Case]) -> str:
     """Changes when any of these cases does."""
-    return hashlib.sha256(json.dumps([asdict(case) for case in cases], sort_keys=True).encode()).hexdigest()[:16]
+    told = [{name: v for name, v in asdict(case).items() if name != "losses" or v} for case in cases]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _torch(name: str, *rows: dict[str, Any], initial: float | None = 0.1, steps: int = STEPS) -> tuple[Case, ...]:
@@ -52,6 +66,12 @@ def _optax(name: str, *rows: dict[str, Any]) -> tuple[Case, ...]:
 
 def _keras(name: str, *rows: dict[str, Any]) -> tuple[Case, ...]:
     return tuple(Case(f"keras.{name}.{i}", KERAS_PREFIX + name, row) for i, row in enumerate(rows))
+
+
+def _following(path: str, initial: float, *rows: tuple[str, dict[str, Any]]) -> tuple[Case, ...]:
+    """Schedules that follow the loss, each with what it is shown."""
+    short = f"{path.partition('.')[0]}.{path.rpartition('.')[2]}"
+    return tuple(Case(f"{short}.{i}", path, row, initial, losses=losses) for i, (losses, row) in enumerate(rows))
 
 
 def _inner(name: str, **arguments: Any) -> dict[str, Any]:
@@ -172,6 +192,20 @@ TORCH = (
         {"swa_lr": 0.3, "anneal_epochs": 25, "anneal_strategy": "linear"},
         {"swa_lr": 0.01, "anneal_epochs": 40},
         {"swa_lr": 0.02, "anneal_epochs": 0},
+    ),
+    *_following(
+        f"{TORCH_PREFIX}ReduceLROnPlateau",
+        0.1,
+        ("flat", {}),
+        ("bumpy", {"patience": 3, "factor": 0.5, "cooldown": 4}),
+        ("creeping", {"patience": 2, "threshold": 1e-3, "threshold_mode": "abs", "min_lr": 0.003}),
+        ("stairs", {"patience": 5, "factor": 0.7, "threshold": 0.3}),
+        ("signed", {"patience": 0, "factor": 0.9, "cooldown": 1, "threshold": 0.05}),
+        ("rising", {"mode": "max", "patience": 4, "factor": 0.3}),
+        ("rising", {"mode": "max", "patience": 1, "factor": 0.6, "threshold_mode": "abs", "threshold": 0.5}),
+        ("flat", {"patience": 0, "factor": 0.5, "eps": 1e-3}),
+        ("falling", {"patience": 0, "threshold": 1.0}),
+        ("flat", {"patience": 1, "min_lr": 0.5}),
     ),
 )
 
@@ -309,6 +343,18 @@ OPTAX = (
             "boundaries": [20],
         },
     ),
+    *_following(
+        "optax.contrib.reduce_on_plateau",
+        0.1,
+        ("flat", {}),
+        ("bumpy", {"patience": 3, "factor": 0.5, "cooldown": 4}),
+        ("creeping", {"patience": 2, "rtol": 1e-4, "atol": 1e-3, "min_scale": 0.03}),
+        ("stairs", {"patience": 5, "factor": 0.7, "rtol": 0.3}),
+        ("signed", {"patience": 1, "factor": 0.9, "cooldown": 1, "rtol": 0.0, "atol": 0.1}),
+        ("bumpy", {"patience": 2, "factor": 0.6, "accumulation_size": 5}),
+        ("falling", {"patience": 0, "factor": 0.8}),
+        ("flat", {"patience": 3, "rtol": 1.0, "min_scale": 2.0}),
+    ),
 )
 
 KERAS = (
@@ -352,6 +398,17 @@ KERAS = (
         {"initial_learning_rate": 0.1, "first_decay_steps": 10, "t_mul": 1.0, "m_mul": 0.8, "alpha": 0.1},
         {"initial_learning_rate": 0.1, "first_decay_steps": 7, "t_mul": 1.5, "m_mul": 0.9, "alpha": 0.01},
         {"initial_learning_rate": 0.1, "first_decay_steps": 6, "t_mul": 3.0, "m_mul": 1.2},
+    ),
+    *_following(
+        "keras.callbacks.ReduceLROnPlateau",
+        0.1,
+        ("flat", {}),
+        ("bumpy", {"patience": 3, "factor": 0.5, "cooldown": 4}),
+        ("creeping", {"patience": 2, "min_delta": 1e-3, "min_lr": 0.003}),
+        ("stairs", {"patience": 5, "factor": 0.7, "min_delta": 0.3}),
+        ("signed", {"patience": 0, "factor": 0.9, "cooldown": 1, "min_delta": 0.05}),
+        ("rising", {"mode": "max", "patience": 4, "factor": 0.3}),
+        ("flat", {"patience": 1, "min_lr": 0.5}),
     ),
 )
 

@@ -3,6 +3,7 @@
 python tests/golden/schedules/make.py torch|optax|keras|all [--check]
 
 torch: the learning rate that each step of an SGD uses, the scheduler stepped after it; default dtype float64.
+What follows the loss is shown one of LOSSES: torch's and Keras' after the step, optax' with the update itself.
 optax: jax in double precision; the count is given in float64, since from an int32 count jax computes in float32.
 Keras: on jax in double precision with floatx float64; the step is given in float64. Keras' cos, floor and log round
     float64 to float32 whatever the floatx, so that jax's own stand in for these three.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import LIBRARIES, Case, fingerprint
+from cases import LIBRARIES, LOSSES, Case, fingerprint
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
@@ -59,8 +60,13 @@ def run_torch(case: Case) -> Array:
         for _ in range(case.steps):
             rates.append(float(optimizer.param_groups[0]["lr"]))
             optimizer.step()
-            scheduler.step()
+            scheduler.step(*shown(case, len(rates) - 1))
     return np.array(rates)
+
+
+def shown(case: Case, n: int) -> list[float]:
+    """The loss at this count, for a schedule that follows it."""
+    return [LOSSES[case.losses](n)] if case.losses else []
 
 
 def optax_schedule(like: str, arguments: dict[str, Any]) -> Any:
@@ -87,7 +93,40 @@ def run_optax(case: Case) -> Array:
     os.environ |= {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
     import jax
 
+    if case.losses:
+        return follow_optax(case)
     return values(case, optax_schedule(case.like, case.arguments), lambda n: jax.numpy.asarray(n, dtype="float64"))
+
+
+def follow_optax(case: Case) -> Array:
+    """The initial rate times the scale of the update that the same call makes."""
+    import jax
+
+    transform = resolve(case.like)(**case.arguments)
+    one = jax.numpy.ones((), dtype="float64")
+    state = transform.init(one)
+    rates = []
+    for n in range(case.steps):
+        scale, state = transform.update(one, state, one, value=LOSSES[case.losses](n))
+        rates.append(float(case.initial or 1.0) * float(scale))
+    return np.array(rates)
+
+
+def follow_keras(case: Case) -> Array:
+    """The rate of the optimizer before each epoch, whose end the callback sees."""
+    import keras
+
+    class Model:
+        optimizer = keras.optimizers.SGD(learning_rate=case.initial)
+
+    callback = resolve(case.like)(monitor="loss", **case.arguments)
+    callback.set_model(Model())
+    callback.on_train_begin()
+    rates = []
+    for n in range(case.steps):
+        rates.append(float(Model.optimizer.learning_rate.value))
+        callback.on_epoch_end(n, {"loss": LOSSES[case.losses](n)})
+    return np.array(rates)
 
 
 def run_keras(case: Case) -> Array:
@@ -100,6 +139,8 @@ def run_keras(case: Case) -> Array:
     operations = importlib.import_module("keras.src.backend.jax.numpy")
     for name in ("cos", "floor", "log"):
         setattr(operations, name, getattr(jax.numpy, name))
+    if case.losses:
+        return follow_keras(case)
     schedule = resolve(case.like)(**case.arguments)
     return values(case, schedule, lambda n: keras.ops.convert_to_tensor(n, dtype="float64"))
 
