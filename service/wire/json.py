@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from service.errors import MAX_PLACES, NonFinite, NotJson, Place
+from service.errors import MAX_PLACES, NonFinite, NotJson, Place, Unavailable
 from service.optim.hyperparameters import escape
 
 MEDIA_TYPE = "application/json"
@@ -18,10 +18,15 @@ LONGEST_POINTER = 1000  # characters; a place below is given by what holds it
 
 
 def loads(body: bytes | bytearray | memoryview) -> Any:
-    """The value of a JSON text. Raises NotJson, or NonFinite where it is JSON but for NaN, Infinity or 1e400."""
+    """The value of a JSON text. Raises NotJson, or NonFinite where it is JSON but for NaN, Infinity or 1e400.
+
+    Unavailable where there is no memory to read it.
+    """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if error.msg.startswith("Not enough memory"):  # orjson has the same exception for that
+            raise Unavailable("There is no memory to read this body now; send it again.", retry_after=5) from None
         value = _lenient(bytes(body))
         if value is None:
             reason = str(error).removesuffix(f": line {error.lineno} column {error.colno} (char {error.pos})")

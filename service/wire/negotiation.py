@@ -1,4 +1,4 @@
-"""Which form a body has and which form the answer takes: Content-Type, Content-Encoding and Accept."""
+"""Which form a body has and which form the answer takes: Content-Type and Accept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ def body_form(headers: Headers, read: Sequence[str]) -> str:
     for name, value in headers:  # one pass: this is on the hot path
         if name == b"content-type":
             content_type = value
-        elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UnsupportedMediaType("Send the body without a Content-Encoding.")
     found = content_type.decode("latin-1")
     if found in read:
         return found

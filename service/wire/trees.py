@@ -7,9 +7,9 @@ array; `tree` gives a flat array the shape of the question again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from itertools import chain
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +27,13 @@ _NUMBERS = frozenset((float, int))
 class Flat(NamedTuple):
     """A tree brought into one array.
 
-    `absent` are the tensors that were null or not named; their values are zero.
+    `absent` are the tensors that were null or not named; their values are zero. `rows` has, by tensor, the rows that
+    were given, sorted, where only some were; the values of the others are zero.
     """
 
     values: Array
     absent: tuple[int, ...] = ()
+    rows: Mapping[int, Array] = MappingProxyType({})
 
 
 def lay_out(params: Any, dtype: str, pointer: str = "/params") -> tuple[Layout, Array]:
@@ -61,32 +63,39 @@ def lay_out(params: Any, dtype: str, pointer: str = "/params") -> tuple[Layout, 
     return layout, flat.values
 
 
-def flatten(tree: Any, layout: Layout, pointer: str) -> Flat:
+def flatten(tree: Any, layout: Layout, pointer: str, *, sparse: bool = False) -> Flat:
     """The tree's numbers in layout order, shape (layout.size,).
 
-    null for a named tensor, or a name left out, makes it absent; null inside an array is a number that is not finite,
-    as JavaScript writes it. Raises Invalid with a pointer to the first bad place: names, shapes, types.
+    With `sparse`, `{"indices": [...], "values": [[...], ...]}` may stand for a tensor: rows of its first axis, in any
+    order; a row that comes again is added. null for a named tensor, or a name left out, makes it absent; null inside
+    an array is a number that is not finite, as JavaScript writes it. Raises Invalid with a pointer to the first bad
+    place: names, shapes, types.
     """
     if not layout.named:
+        if sparse and isinstance(tree, Mapping):
+            values, rows = _sparse(tree, layout.shapes[0], layout, pointer)
+            return Flat(values, (), {0: rows})
         values = _array(tree, layout.shapes[0], layout, pointer)
         return Flat(values)
     if not isinstance(tree, Mapping):
-        raise Invalid(f"Expected an object with the names {_some(layout.names)}.", pointer=pointer)
+        raise Invalid(f"Expected an object with the names {some(layout.names)}.", pointer=pointer)
     if not tree.keys() <= set(layout.names):
         stray = next(name for name in tree if name not in layout.names)
         raise Invalid(
-            f"There is no parameter {stray[:80]!r}; the names are {_some(layout.names)}.",
+            f"There is no parameter {stray[:80]!r}; the names are {some(layout.names)}.",
             pointer=f"{pointer}/{escape(stray[:MAX_NAME])}",
         )
     values = np.zeros(layout.size, layout.dtype)
-    absent = []
+    absent, found = [], {}
     for i, (name, where, shape) in enumerate(zip(layout.names, layout.slices, layout.shapes, strict=True)):
         tensor = tree.get(name)
         if tensor is None:
             absent.append(i)
+        elif sparse and isinstance(tensor, Mapping):
+            values[where], found[i] = _sparse(tensor, shape, layout, f"{pointer}/{escape(name)}")
         else:
             values[where] = _array(tensor, shape, layout, f"{pointer}/{escape(name)}")
-    return Flat(values, tuple(absent))
+    return Flat(values, tuple(absent), found) if found else Flat(values, tuple(absent))
 
 
 def tree(flat: Array, layout: Layout) -> Any:
@@ -107,18 +116,31 @@ def _shaped(flat: Array, shape: tuple[int, ...]) -> Any:
     return flat.reshape(shape).tolist() if small else flat.reshape(shape)
 
 
-def place_of(index: int, layout: Layout, pointer: str) -> str:
-    """The JSON pointer of an element of the flat array."""
-    for name, where, shape in zip(layout.names, layout.slices, layout.shapes, strict=True):
+def one_nan(values: Array) -> Array:
+    """The values, every NaN of them with the bits that null in JSON gets: the same step has one digest in all forms."""
+    with np.errstate(all="ignore"):
+        if not math.isnan(np.add.reduce(values)):  # a sum without a NaN has none in it
+            return values
+    return np.where(np.isnan(values), values.dtype.type(math.nan), values)
+
+
+def place_of(index: int, layout: Layout, pointer: str, sparse: Container[int] = ()) -> str:
+    """The JSON pointer of an element of the flat array; in a tensor that came by rows, of all their values."""
+    for i, (name, where, shape) in enumerate(zip(layout.names, layout.slices, layout.shapes, strict=True)):
         if where.start <= index < where.stop:
+            if i in sparse:
+                return f"{pointer}/{escape(name)}/values" if layout.named else f"{pointer}/values"
             inside = np.unravel_index(index - where.start, shape) if shape else ()
             path = "".join(f"/{int(i)}" for i in inside)
             return f"{pointer}/{escape(name)}{path}" if layout.named else f"{pointer}{path}"
     raise IndexError(index)
 
 
-def check_finite(values: Array, layout: Layout, pointer: str) -> None:
-    """Raises NonFinite with the first places that hold no finite number of the layout's dtype."""
+def check_finite(values: Array, layout: Layout, pointer: str, sparse: Container[int] = ()) -> None:
+    """Raises NonFinite with the first places that hold no finite number of the layout's dtype.
+
+    `sparse` are the tensors that came by rows.
+    """
     finite = np.isfinite(values)
     if finite.all():
         return
@@ -126,7 +148,7 @@ def check_finite(values: Array, layout: Layout, pointer: str) -> None:
     raise NonFinite(
         f"Numbers must be finite in {dtype}; NaN, infinities and numbers past its range are refused.",
         places=[
-            Place(place_of(i, layout, pointer), f"not a finite {dtype}")
+            Place(place_of(i, layout, pointer, sparse), f"not a finite {dtype}")
             for i in np.flatnonzero(~finite)[:MAX_PLACES].tolist()
         ],
     )
@@ -164,6 +186,29 @@ def _array(value: Any, shape: tuple[int, ...], layout: Layout, pointer: str) -> 
         return numbers
     with np.errstate(over="ignore"):
         return numbers.astype(layout.dtype)
+
+
+def _sparse(value: Mapping[str, Any], shape: tuple[int, ...], layout: Layout, pointer: str) -> tuple[Array, Array]:
+    """The flat numbers of a tensor of which rows are given, and the rows that there are, sorted."""
+    if value.keys() != {"indices", "values"}:
+        raise Invalid('A sparse gradient is {"indices": [...], "values": [[...], ...]}.', pointer=pointer)
+    if not shape:
+        raise Invalid("A single number has no rows; send the number.", pointer=pointer)
+    indices, given = value["indices"], value["values"]
+    if not isinstance(indices, list):
+        raise Invalid(f"Expected an array of row numbers, found {_kind(indices)}.", pointer=f"{pointer}/indices")
+    for k, index in enumerate(indices):
+        if type(index) is not int or not 0 <= index < shape[0]:
+            last = f"from 0 to {shape[0] - 1}" if shape[0] else "but this one has none"
+            raise Invalid(f"Rows are whole numbers, {last}.", pointer=f"{pointer}/indices/{k}")
+    if not isinstance(given, list) or len(given) != len(indices):
+        raise _misfit(given, (len(indices), *shape[1:]), f"{pointer}/values")
+    values = np.zeros((shape[0], math.prod(shape[1:])), layout.dtype)
+    if indices:
+        rows = _array(given, (len(indices), *shape[1:]), layout, f"{pointer}/values")
+        with np.errstate(all="ignore"):
+            np.add.at(values, indices, rows.reshape(len(indices), -1))
+    return values.reshape(-1), np.unique(np.array(indices, np.int64))
 
 
 def _as_double(number: float | int) -> float:
@@ -206,6 +251,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _some(names: tuple[str, ...]) -> str:
+def some(names: tuple[str, ...]) -> str:
+    """The first names, for a sentence."""
     listed = ", ".join(names[:20])
     return f"{listed}, ..." if len(names) > 20 else listed

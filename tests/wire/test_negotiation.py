@@ -1,4 +1,4 @@
-"""Content-Type, Content-Encoding and Accept."""
+"""Content-Type and Accept."""
 
 from __future__ import annotations
 
@@ -72,22 +72,6 @@ def test_without_a_content_type_nothing_is_read() -> None:
 def test_only_what_the_path_reads_is_read() -> None:
     with pytest.raises(UnsupportedMediaType):
         body_form(headers(content_type=TENSORS), (JSON,))
-
-
-@pytest.mark.parametrize("encoding", ["identity", "IDENTITY", " identity ", ""])
-def test_a_plain_encoding_is_none(encoding: str) -> None:
-    assert body_form(headers(content_type=JSON, content_encoding=encoding), OFFERED) == JSON
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP", "identity, gzip", "aws-chunked"])
-def test_an_encoded_body_is_not_read(encoding: str) -> None:
-    for fields in (
-        headers(content_type=JSON, content_encoding=encoding),
-        headers(content_encoding=encoding, content_type=JSON),
-        headers(content_type=JSON, content_encoding=["identity", encoding]),
-    ):
-        with pytest.raises(UnsupportedMediaType, match="Content-Encoding"):
-            body_form(fields, OFFERED)
 
 
 @pytest.mark.parametrize(
