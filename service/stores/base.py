@@ -7,7 +7,8 @@ A store knows nothing of optimizers. It promises three things:
   concurrency control of the service.
 - **Durable when it returns.** An awaited write survives `kill -9` and, where the medium keeps its promise, power
   loss. A write that raises anything but a `StoreError` is undecided: it may be there after a restart.
-- **By value.** What was read does not change under the reader.
+- **By value.** What was read does not change under the reader. A read that the medium does not let be made raises
+  `service.errors.Unavailable`.
 
 Writes are started by a plain call that returns an awaitable, and take effect in the order of those calls. Reads may
 be made from any thread, and see every write that was answered.
@@ -16,6 +17,7 @@ be made from any thread, and see every write that was answered.
 from __future__ import annotations
 
 from asyncio import Future
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -35,12 +37,20 @@ class TooBig(StoreError):
     """More bytes than the store can hold in one place."""
 
 
+class Full(StoreError):
+    """There is no room for the write; it was not made."""
+
+
 class Missing(StoreError):
     """There is no such session."""
 
 
 class Erased(Missing):
-    """There was such a session; it was erased, and its name stays taken."""
+    """There was such a session; it was erased, and its name stays taken. `tombstone` is what was left in its place."""
+
+    def __init__(self, session: str, tombstone: bytes = b"") -> None:
+        super().__init__(session)
+        self.tombstone = tombstone
 
 
 class Row(NamedTuple):
@@ -52,7 +62,7 @@ class Row(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A session in a listing; `cursor` orders sessions by creation."""
+    """A session in a listing, with its head or, once erased, its tombstone; `cursor` orders sessions by creation."""
 
     cursor: int
     session: str
@@ -62,11 +72,17 @@ class Head(NamedTuple):
 class Store(Protocol):
     """The contract; `tests/stores/test_contract.py` runs against every member."""
 
-    def create(self, session: str, head: bytes, snapshot: bytes) -> Future[None]:
-        """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased, TooBig."""
+    def create(self, session: str, head: bytes, snapshot: bytes, due: float | None = None) -> Future[None]:
+        """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased, TooBig.
+
+        `due` is when `due` names it, in seconds; None for never.
+        """
 
     def append(self, session: str, number: int, event: bytes, payload: bytes) -> Future[None]:
         """Row `number` of the log, from 1. Raises Taken, Gap, Missing, Erased."""
+
+    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, bytes]]) -> Future[None]:
+        """Rows `number`, `number + 1`, ... as (event, payload), all or none. Raises Taken, Gap, Missing, Erased."""
 
     def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> Future[None]:
         """The state after row `number`; payloads up to row `forget` and snapshots below it are forgotten.
@@ -74,26 +90,35 @@ class Store(Protocol):
         `forget` is at most `number`. Raises Gap where there is no such row, Missing, Erased.
         """
 
-    def replace_head(self, session: str, head: bytes) -> Future[None]:
-        """Another head for the session. Raises Missing, Erased."""
+    def replace_head(self, session: str, head: bytes, due: float | None = None) -> Future[None]:
+        """Another head for the session, and another time at which it is due. Raises Missing, Erased."""
 
-    def erase(self, session: str) -> Future[None]:
-        """Forget all of a session but that its name was used. Raises Missing, Erased."""
+    def erase(self, session: str, tombstone: bytes = b"") -> Future[None]:
+        """Forget all of a session but that its name was used, and a word about it. Raises Missing, Erased."""
 
     def head(self, session: str) -> bytes:
         """The session's head. Raises Missing, Erased."""
 
-    def heads(self, before: int | None, limit: int) -> list[Head]:
-        """At most `limit` sessions, newest first, of those created before the cursor `before`."""
+    def heads(self, before: int | None, limit: int, erased: bool = False) -> list[Head]:
+        """At most `limit` sessions, newest first, of those created before the cursor `before`; or of erased ones."""
+
+    def due(self, now: float, limit: int) -> list[str]:
+        """At most `limit` sessions that are due at `now`, the earliest first; cheap however many there are."""
 
     def rows(self, session: str, after: int, limit: int) -> list[Row]:
         """At most `limit` rows above number `after`, ascending; none where there is no such session."""
+
+    def events(self, session: str, after: int, limit: int) -> list[Row]:
+        """What `rows` gives, without the payloads, which are not read."""
 
     def last(self, session: str) -> Row | None:
         """The newest row of a session's log, without its payload."""
 
     def snapshot(self, session: str, at_most: int) -> tuple[int, bytes] | None:
         """The newest snapshot at or below a number, with its number."""
+
+    def newest_snapshot(self, session: str, at_most: int) -> int | None:
+        """The number of the newest snapshot at or below a number."""
 
     def first_snapshot(self, session: str) -> int | None:
         """The number of the oldest snapshot that is kept."""

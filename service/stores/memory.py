@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from service.stores.base import Erased, Gap, Head, Missing, Row, StoreError, Taken
@@ -13,6 +13,7 @@ from service.stores.base import Erased, Gap, Head, Missing, Row, StoreError, Tak
 class _Log:
     cursor: int
     head: bytes
+    due: float | None
     rows: list[Row] = field(default_factory=list)
     snapshots: dict[int, bytes] = field(default_factory=dict)
 
@@ -21,26 +22,32 @@ class MemoryStore:
     """Everything in dictionaries; gone with the process."""
 
     def __init__(self) -> None:
-        self._logs: dict[str, _Log | None] = {}  # None: erased
+        self._logs: dict[str, _Log] = {}
+        self._erased: dict[str, Head] = {}
         self._created = 0
 
-    def create(self, session: str, head: bytes, snapshot: bytes) -> asyncio.Future[None]:
+    def create(self, session: str, head: bytes, snapshot: bytes, due: float | None = None) -> asyncio.Future[None]:
         def write() -> None:
+            if session in self._erased:
+                raise Erased(session, self._erased[session].head)
             if session in self._logs:
-                raise Taken(session) if self._logs[session] else Erased(session)
+                raise Taken(session)
             self._created += 1
-            self._logs[session] = _Log(self._created, head, [], {0: snapshot})
+            self._logs[session] = _Log(self._created, head, due, [], {0: snapshot})
 
         return _done(write)
 
     def append(self, session: str, number: int, event: bytes, payload: bytes) -> asyncio.Future[None]:
+        return self.extend(session, number, ((event, payload),))
+
+    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, bytes]]) -> asyncio.Future[None]:
         def write() -> None:
-            rows = self._log(session).rows
-            if number <= len(rows):
+            held = self._log(session).rows
+            if number <= len(held):
                 raise Taken(f"{session}/{number}")
-            if number > len(rows) + 1:
+            if number > len(held) + 1:
                 raise Gap(f"{session}/{number}")
-            rows.append(Row(number, event, payload))
+            held.extend(Row(number + i, *row) for i, row in enumerate(rows))
 
         return _done(write)
 
@@ -58,29 +65,32 @@ class MemoryStore:
 
         return _done(write)
 
-    def replace_head(self, session: str, head: bytes) -> asyncio.Future[None]:
+    def replace_head(self, session: str, head: bytes, due: float | None = None) -> asyncio.Future[None]:
         def write() -> None:
-            self._log(session).head = head
+            log = self._log(session)
+            log.head, log.due = head, due
 
         return _done(write)
 
-    def erase(self, session: str) -> asyncio.Future[None]:
+    def erase(self, session: str, tombstone: bytes = b"") -> asyncio.Future[None]:
         def write() -> None:
-            self._log(session)
-            self._logs[session] = None
+            self._erased[session] = Head(self._log(session).cursor, session, tombstone)
+            del self._logs[session]
 
         return _done(write)
 
     def head(self, session: str) -> bytes:
         return self._log(session).head
 
-    def heads(self, before: int | None, limit: int) -> list[Head]:
-        newest_first = (
-            Head(log.cursor, session, log.head)
-            for session, log in reversed(self._logs.items())
-            if log and (before is None or log.cursor < before)
-        )
+    def heads(self, before: int | None, limit: int, erased: bool = False) -> list[Head]:
+        living = (Head(log.cursor, session, log.head) for session, log in reversed(self._logs.items()))
+        dead = sorted(self._erased.values(), reverse=True) if erased else ()
+        newest_first = (head for head in (dead if erased else living) if before is None or head.cursor < before)
         return [head for _, head in zip(range(limit), newest_first, strict=False)]
+
+    def due(self, now: float, limit: int) -> list[str]:
+        found = [(log.due, session) for session, log in self._logs.items() if log.due is not None and log.due <= now]
+        return [session for _, session in sorted(found)[:limit]]
 
     def rows(self, session: str, after: int, limit: int) -> list[Row]:
         log = self._logs.get(session)
@@ -88,6 +98,9 @@ class MemoryStore:
             return []
         start = max(0, after)
         return log.rows[start : start + limit]
+
+    def events(self, session: str, after: int, limit: int) -> list[Row]:
+        return [row._replace(payload=None) for row in self.rows(session, after, limit)]
 
     def last(self, session: str) -> Row | None:
         log = self._logs.get(session)
@@ -98,12 +111,16 @@ class MemoryStore:
         numbers = [number for number in log.snapshots if number <= at_most] if log else []
         return (max(numbers), log.snapshots[max(numbers)]) if log and numbers else None
 
+    def newest_snapshot(self, session: str, at_most: int) -> int | None:
+        found = self.snapshot(session, at_most)
+        return found[0] if found else None
+
     def first_snapshot(self, session: str) -> int | None:
         log = self._logs.get(session)
         return min(log.snapshots) if log else None
 
     def count(self) -> int:
-        return sum(log is not None for log in self._logs.values())
+        return len(self._logs)
 
     def writable(self) -> bool:
         return True
@@ -112,12 +129,11 @@ class MemoryStore:
         self._logs.clear()
 
     def _log(self, session: str) -> _Log:
+        if session in self._erased:
+            raise Erased(session, self._erased[session].head)
         if session not in self._logs:
             raise Missing(session)
-        log = self._logs[session]
-        if log is None:
-            raise Erased(session)
-        return log
+        return self._logs[session]
 
 
 def _done(write: Callable[[], None]) -> asyncio.Future[None]:

@@ -12,26 +12,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import apsw
 
-from service.stores.base import Erased, Gap, Head, Missing, Row, StoreError, Taken, TooBig
+from service.errors import Unavailable
+from service.stores.base import Erased, Full, Gap, Head, Missing, Row, StoreError, Taken, TooBig
+from service.stores.reserve import Reserve, free
 
 MINIMUM_SQLITE = (3, 51, 3)  # below it, a race when the write-ahead log restarts can corrupt the file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
-CREATE TABLE sessions (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, head BLOB);
+CREATE TABLE sessions (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, head BLOB, due REAL, tombstone BLOB);
 CREATE TABLE events (session INTEGER NOT NULL, number INTEGER NOT NULL, event BLOB NOT NULL, payload BLOB,
                      PRIMARY KEY (session, number)) WITHOUT ROWID;
 CREATE TABLE snapshots (session INTEGER NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL,
                         PRIMARY KEY (session, number)) WITHOUT ROWID;
 """
+INDEXES = """
+CREATE INDEX erased ON sessions (head IS NULL);
+CREATE INDEX due ON sessions (due) WHERE due IS NOT NULL;
+"""
+# What turns a file of one version into the next, in one transaction.
+MIGRATIONS = {
+    # When a session is due stands in its head, which only the engine reads: let it look at each of them once.
+    1: """
+ALTER TABLE sessions ADD COLUMN due REAL;
+ALTER TABLE sessions ADD COLUMN tombstone BLOB;
+UPDATE sessions SET due = 0 WHERE head IS NOT NULL;
+"""
+    + INDEXES
+}
 PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
@@ -47,10 +64,16 @@ _APPEND = (
     "INSERT INTO events SELECT key, ?2, ?3, ?4 FROM sessions WHERE id = ?1 AND head IS NOT NULL AND (?2 = 1 OR "
     f"{_HAS_ROW.format('key', '?2 - 1')})"
 )
+_HEADS = (
+    "SELECT key, id, coalesce(head, tombstone, x'') FROM sessions INDEXED BY erased WHERE (head IS NULL) = ? "
+    "AND key < ? ORDER BY key DESC LIMIT ?"
+)
 _FORGET = (
     "UPDATE events SET payload = NULL WHERE session = ?1 AND number <= ?2 AND number > coalesce((SELECT number FROM "
     "events WHERE session = ?1 AND number <= ?2 AND payload IS NULL ORDER BY number DESC LIMIT 1), 0)"
 )
+
+logger = logging.getLogger("thalweg")
 
 
 class DataDirectoryInUse(StoreError):
@@ -64,6 +87,7 @@ class UnsuitableStore(StoreError):
 class _Job(NamedTuple):
     write: Callable[[apsw.Connection], None]
     future: asyncio.Future[None]
+    frees: bool  # it makes room, and so has a right to what is reserved
 
 
 _Outcomes = list[BaseException | None]
@@ -84,6 +108,7 @@ class SQLiteStore:
         self._open_readers: list[apsw.Connection] = []
         try:
             self._writer = _open(self._path)
+            self._reserve = Reserve(directory / "reserve")
         except BaseException:
             os.close(self._lock)
             raise
@@ -97,10 +122,10 @@ class SQLiteStore:
 
     # Writes
 
-    def create(self, session: str, head: bytes, snapshot: bytes) -> asyncio.Future[None]:
+    def create(self, session: str, head: bytes, snapshot: bytes, due: float | None = None) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             try:
-                db.execute("INSERT INTO sessions (id, head) VALUES (?, ?)", (session, head))
+                db.execute("INSERT INTO sessions (id, head, due) VALUES (?, ?, ?)", (session, head, due))
             except apsw.ConstraintError:
                 _key(db, session)
                 raise Taken(session) from None
@@ -120,6 +145,24 @@ class SQLiteStore:
 
         return self._submit(write, len(payload))
 
+    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, bytes]]) -> asyncio.Future[None]:
+        """The fence lets the first row in; the others follow, for a log has no holes that one could fall into."""
+
+        def write(db: apsw.Connection) -> None:
+            try:
+                db.execute(_APPEND, (session, number, *rows[0]))
+            except apsw.ConstraintError:
+                raise Taken(f"{session}/{number}") from None
+            if not db.changes():
+                _key(db, session)
+                raise Gap(f"{session}/{number}")
+            if len(rows) > 1:
+                key = _key(db, session)
+                following = ((key, number + i, *rows[i]) for i in range(1, len(rows)))
+                db.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", following)
+
+        return self._submit(write, sum(len(payload) for _, payload in rows))
+
     def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             key = _key(db, session)
@@ -131,40 +174,47 @@ class SQLiteStore:
 
         return self._submit(write, len(snapshot))
 
-    def replace_head(self, session: str, head: bytes) -> asyncio.Future[None]:
+    def replace_head(self, session: str, head: bytes, due: float | None = None) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
-            db.execute("UPDATE sessions SET head = ? WHERE key = ?", (head, _key(db, session)))
+            db.execute("UPDATE sessions SET head = ?, due = ? WHERE key = ?", (head, due, _key(db, session)))
 
         return self._submit(write)
 
-    def erase(self, session: str) -> asyncio.Future[None]:
+    def erase(self, session: str, tombstone: bytes = b"") -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             key = _key(db, session)
             db.execute("DELETE FROM events WHERE session = ?", (key,))
             db.execute("DELETE FROM snapshots WHERE session = ?", (key,))
-            db.execute("UPDATE sessions SET head = NULL WHERE key = ?", (key,))
+            db.execute("UPDATE sessions SET head = NULL, due = NULL, tombstone = ? WHERE key = ?", (tombstone, key))
 
-        return self._submit(write, LARGE)  # for the log may be long
+        return self._submit(write, LARGE, frees=True)  # large, for the log may be long
 
     # Reads
 
     def head(self, session: str) -> bytes:
-        row = self._one("SELECT head FROM sessions WHERE id = ?", (session,))
+        row = self._one("SELECT head, tombstone FROM sessions WHERE id = ?", (session,))
         if row is None:
             raise Missing(session)
         if row[0] is None:
-            raise Erased(session)
+            raise Erased(session, row[1] or b"")
         head: bytes = row[0]
         return head
 
-    def heads(self, before: int | None, limit: int) -> list[Head]:
-        sql = "SELECT key, id, head FROM sessions WHERE key < ? AND head IS NOT NULL ORDER BY key DESC LIMIT ?"
+    def heads(self, before: int | None, limit: int, erased: bool = False) -> list[Head]:
         newest = 1 << 62 if before is None else min(before, 1 << 62)
-        return [Head(*row) for row in self._reader().execute(sql, (newest, limit))]
+        return [Head(*row) for row in self._all(_HEADS, (erased, newest, limit))]
+
+    def due(self, now: float, limit: int) -> list[str]:
+        sql = "SELECT id FROM sessions INDEXED BY due WHERE due <= ? ORDER BY due LIMIT ?"
+        return [row[0] for row in self._all(sql, (now, limit))]
 
     def rows(self, session: str, after: int, limit: int) -> list[Row]:
         sql = f"SELECT number, event, payload FROM events WHERE session = {_KEY} AND number > ? ORDER BY number LIMIT ?"
-        return [Row(*row) for row in self._reader().execute(sql, (session, after, limit))]
+        return [Row(*row) for row in self._all(sql, (session, after, limit))]
+
+    def events(self, session: str, after: int, limit: int) -> list[Row]:
+        sql = f"SELECT number, event, NULL FROM events WHERE session = {_KEY} AND number > ? ORDER BY number LIMIT ?"
+        return [Row(*row) for row in self._all(sql, (session, after, limit))]
 
     def last(self, session: str) -> Row | None:
         sql = f"SELECT number, event, NULL FROM events WHERE session = {_KEY} ORDER BY number DESC LIMIT 1"
@@ -176,13 +226,18 @@ class SQLiteStore:
         found: tuple[int, bytes] | None = self._one(sql, (session, at_most))
         return found
 
+    def newest_snapshot(self, session: str, at_most: int) -> int | None:
+        row = self._one(f"SELECT max(number) FROM snapshots WHERE session = {_KEY} AND number <= ?", (session, at_most))
+        number: int | None = row[0]
+        return number
+
     def first_snapshot(self, session: str) -> int | None:
         row = self._one(f"SELECT min(number) FROM snapshots WHERE session = {_KEY}", (session,))
         number: int | None = row[0]
         return number
 
     def count(self) -> int:
-        row = self._one("SELECT count(*) FROM sessions WHERE head IS NOT NULL", ())
+        row = self._one("SELECT count(*) FROM sessions WHERE (head IS NULL) = 0", ())
         return int(row[0]) if row else 0
 
     def writable(self) -> bool:
@@ -198,18 +253,23 @@ class SQLiteStore:
         self._thread.join()
         for reader in self._open_readers:
             reader.close()
-        self._writer.close()
-        os.close(self._lock)
+        self._reserve.give()
+        try:
+            self._writer.close()
+        finally:
+            os.close(self._lock)
 
     # The writer
 
-    def _submit(self, write: Callable[[apsw.Connection], None], size: int = 0) -> asyncio.Future[None]:
+    def _submit(
+        self, write: Callable[[apsw.Connection], None], size: int = 0, frees: bool = False
+    ) -> asyncio.Future[None]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if size > MAX_BYTES:
             future.set_exception(TooBig(f"{size} bytes; at most {MAX_BYTES} can be written at once"))
             return future
-        self._gathering.append(_Job(write, future))
+        self._gathering.append(_Job(write, future, frees))
         self._size += size
         if not self._writing:
             self._writing = True
@@ -230,6 +290,8 @@ class SQLiteStore:
         while (item := self._groups.get()) is not None:
             loop, group, outcomes = item
             outcomes = self._commit(self._begin(group) if outcomes is None else outcomes)
+            if isinstance(self._failed, Full):
+                outcomes = self._make_room(group)
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
                 loop.call_soon_threadsafe(self._answer, loop, group, outcomes)
 
@@ -255,8 +317,44 @@ class SQLiteStore:
     def _failure(self, error: Exception, size: int) -> _Outcomes:
         with contextlib.suppress(apsw.Error):
             self._writer.execute("ROLLBACK")
-        self._failed = error
-        return [error] * size
+        self._failed = Full(str(error)) if isinstance(error, apsw.FullError) else error
+        return [self._failed] * size
+
+    def _make_room(self, group: list[_Job]) -> _Outcomes:
+        """On a full disk: move the log to the file, so that the log's own room can be used again, and try once more.
+
+        What this needs is reserved for groups that erase something, and for what was erased shortly before.
+        """
+        freeing = [job for job in group if job.frees]
+        others = [job for job in group if not job.frees]
+        reserved = bool(freeing) or self._is_hollow()
+        if reserved:
+            self._reserve.give()
+        with contextlib.suppress(apsw.Error):
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        outcomes = self._commit(self._begin(freeing)) if freeing else []
+        if reserved:
+            self._reserve.take()
+        self._bound()
+        outcomes += self._commit(self._begin(others)) if others else []
+        of = {id(job): outcome for job, outcome in zip([*freeing, *others], outcomes, strict=True)}
+        return [of[id(job)] for job in group]
+
+    def _is_hollow(self) -> bool:
+        """Whether of the pages that the file is to grow by at least half were erased since."""
+        with contextlib.suppress(apsw.Error, OSError):
+            count, unused, size = (self._pragma(name) for name in ("page_count", "freelist_count", "page_size"))
+            return 0 < count - os.path.getsize(self._path) // size <= 2 * unused
+        return False
+
+    def _bound(self) -> None:
+        """Let the log hold no more new pages than there is room for in the file, so that it can always be moved."""
+        with contextlib.suppress(apsw.Error, OSError):
+            room = os.path.getsize(self._path) + self._reserve.held() + free(Path(self._path).parent)
+            self._writer.pragma("max_page_count", room // self._pragma("page_size"))
+
+    def _pragma(self, name: str) -> int:
+        return int(self._writer.pragma(name))
 
     def _answer(self, loop: asyncio.AbstractEventLoop, group: list[_Job], outcomes: _Outcomes) -> None:
         for job, outcome in zip(group, outcomes, strict=True):
@@ -277,14 +375,23 @@ class SQLiteStore:
         """This thread's own connection for reading."""
         reader: apsw.Connection | None = getattr(self._readers, "connection", None)
         if reader is None:
-            reader = self._readers.connection = _connect(self._path)
+            reader = _connect(self._path)
             reader.execute("PRAGMA query_only = ON")
+            self._readers.connection = reader
             self._open_readers.append(reader)
         return reader
 
     def _one(self, sql: str, arguments: tuple[Any, ...]) -> Any:
-        rows = self._reader().execute(sql, arguments).fetchall()  # to the end: an open cursor would pin the log
+        rows = self._all(sql, arguments)
         return rows[0] if rows else None
+
+    def _all(self, sql: str, arguments: tuple[Any, ...]) -> list[Any]:
+        """All rows of a query. Raises Unavailable when the disk does not give them."""
+        try:
+            return self._reader().execute(sql, arguments).fetchall()  # to the end: an open cursor would pin the log
+        except apsw.Error as error:
+            logger.error("the store failed to read: %s", error)
+            raise Unavailable("The store cannot be read now; send the same request again.", retry_after=1) from error
 
 
 def _attempt(write: Callable[[apsw.Connection], None], db: apsw.Connection) -> BaseException | None:
@@ -302,11 +409,12 @@ def _touch(db: apsw.Connection) -> None:
 
 def _key(db: apsw.Connection, session: str) -> int:
     """The session's number; raises Missing or Erased."""
-    rows: list[Any] = db.execute("SELECT key, head IS NULL FROM sessions WHERE id = ?", (session,)).fetchall()
+    sql = "SELECT key, head IS NULL, tombstone FROM sessions WHERE id = ?"
+    rows: list[Any] = db.execute(sql, (session,)).fetchall()
     if not rows:
         raise Missing(session)
     if rows[0][1]:
-        raise Erased(session)
+        raise Erased(session, rows[0][2] or b"")
     return int(rows[0][0])
 
 
@@ -333,26 +441,32 @@ def _connect(path: str) -> apsw.Connection:
 
 def _open(path: str) -> apsw.Connection:
     """The connection that writes, on a file that is what it must be. Raises UnsuitableStore."""
+    connection = None
     try:
         connection = _connect(path)
-    except apsw.Error as error:
-        raise UnsuitableStore(f"The data file {path} cannot be opened: {error}.") from None
-    try:
         _prepare(connection)
-    except BaseException:
-        connection.close()
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, apsw.Error):
+            raise UnsuitableStore(f"The data file {path} cannot be opened: {error}.") from None
         raise
     return connection
 
 
 def _prepare(db: apsw.Connection) -> None:
-    """Make the tables in a new file; refuse one of another version."""
+    """Make the tables in a new file, bring one of an earlier version up to date, refuse one of a later."""
     version = db.pragma("user_version")
+    if version == SCHEMA_VERSION:
+        return
     if version == 0 and not list(db.execute("SELECT 1 FROM sqlite_master")):
-        with db:
-            db.execute(SCHEMA)
-            db.pragma("user_version", SCHEMA_VERSION)
-    elif version != SCHEMA_VERSION:
+        change = SCHEMA + INDEXES
+    elif version in MIGRATIONS:
+        change = "".join(MIGRATIONS[v] for v in range(version, SCHEMA_VERSION))
+    else:
         raise UnsuitableStore(
             f"The data file has format {version}, this service writes {SCHEMA_VERSION}; use the release that made it."
         )
+    with db:
+        db.execute(change)
+        db.pragma("user_version", SCHEMA_VERSION)

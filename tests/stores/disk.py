@@ -4,55 +4,75 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import apsw
 
 SECTOR = 512
+OPERATIONS = ("open", "write", "sync", "truncate", "delete")
 
 
 class Disk(apsw.VFS):
     """SQLite's default file system while it is `plugged`, on top of the real one.
 
     syncs       how often each file was synchronised
-    fault       called with "write" or "sync" and the file's name before it is done; it may raise
+    fault       called with one of OPERATIONS and the file's name before it is done; it may raise
+    room        called with the bytes that a file is about to grow by; it may raise
+    rng         decides which sectors reach the medium when a synchronisation fails or the power is cut
+
+    After a synchronisation that failed, a system may believe that the pages are clean: any of them is on the medium,
+    and a later synchronisation that succeeds says nothing of the others. So it is here.
     """
 
     def __init__(self) -> None:
         self.syncs: Counter[str] = Counter()
         self.fault: Callable[[str, str], None] = lambda operation, name: None
+        self.room: Callable[[int], None] = lambda growth: None
+        self.rng = random.Random(0)
+        self.lock = threading.RLock()  # held by each operation, and by whoever wants to see the files between two
         self._durable: dict[str, bytearray] = {}
         self._pending: dict[str, list[tuple[int, bytes]]] = {}
         super().__init__("disk", "unix", makedefault=True)
 
     def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name
+        self.fault("open", Path(path).name if path else "")
         return _File(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        super().xDelete(filename, syncdir)
-        self._durable.pop(Path(filename).name, None)
-        self._pending.pop(Path(filename).name, None)
+        with self.lock:
+            self.fault("delete", Path(filename).name)
+            super().xDelete(filename, syncdir)
+            self._durable.pop(Path(filename).name, None)
+            self._pending.pop(Path(filename).name, None)
 
     def unsynced(self, name: str) -> int:
         """Bytes of a file that a power cut may take."""
         return sum(len(data) for _, data in self._pending.get(name, ()))
 
-    def cut(self, directory: Path, rng: random.Random) -> None:
-        """The files as a power cut leaves them: what was synchronised, and of the rest any sectors."""
+    def cut(self, directory: Path, rng: random.Random | None = None, share: float = 0.5) -> None:
+        """The files as a power cut leaves them: what was synchronised, and of the rest this share of the sectors."""
         directory.mkdir()
-        for name in self._durable.keys() | self._pending.keys():
-            content = bytearray(self._durable.get(name, b""))
-            for offset, data in self._pending.get(name, ()):
-                for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
-                    if rng.random() < 0.5:
-                        low, high = max(start, offset), min(start + SECTOR, offset + len(data))
-                        _put(content, low, data[low - offset : high - offset])
-            (directory / name).write_bytes(content)
+        with self.lock:
+            for name in self._durable.keys() | self._pending.keys():
+                content = bytearray(self._durable.get(name, b""))
+                self._scatter(content, self._pending.get(name, ()), rng or self.rng, share)
+                (directory / name).write_bytes(content)
+
+    def _scatter(
+        self, content: bytearray, writes: Iterable[tuple[int, bytes]], rng: random.Random, share: float
+    ) -> None:
+        """Some sectors of these writes reach the medium."""
+        for offset, data in writes:
+            for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
+                if rng.random() < share:
+                    low, high = max(start, offset), min(start + SECTOR, offset + len(data))
+                    _put(content, low, data[low - offset : high - offset])
 
     def _written(self, name: str, data: bytes, offset: int) -> None:
-        self.fault("write", name)
         self._pending.setdefault(name, []).append((offset, bytes(data)))
 
     def _truncated(self, name: str, size: int) -> None:
@@ -65,6 +85,10 @@ class Disk(apsw.VFS):
         for offset, data in self._pending.pop(name, ()):
             _put(content, offset, data)
 
+    def _not_synced(self, name: str) -> None:
+        content = self._durable.setdefault(name, bytearray())
+        self._scatter(content, self._pending.pop(name, ()), self.rng, 0.5)
+
 
 class _File(apsw.VFSFile):
     def __init__(self, disk: Disk, name: apsw.URIFilename | str | None, flags: list[int]) -> None:
@@ -74,18 +98,28 @@ class _File(apsw.VFSFile):
         super().__init__("unix", name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        self._disk._written(self._name, data, offset)
-        super().xWrite(data, offset)
+        with self._disk.lock:
+            self._disk.fault("write", self._name)
+            if (growth := offset + len(data) - self.xFileSize()) > 0:
+                self._disk.room(growth)
+            super().xWrite(data, offset)
+            self._disk._written(self._name, data, offset)
 
     def xTruncate(self, newsize: int) -> None:
-        super().xTruncate(newsize)
-        self._disk._truncated(self._name, newsize)
+        with self._disk.lock:
+            self._disk.fault("truncate", self._name)
+            super().xTruncate(newsize)
+            self._disk._truncated(self._name, newsize)
 
     def xSync(self, flags: int) -> None:
-        self._disk.fault("sync", self._name)
-        super().xSync(flags)
-        self._disk.syncs[self._name] += 1
-        self._disk._synced(self._name)
+        with self._disk.lock:
+            try:
+                self._disk.fault("sync", self._name)  # that is all: what a power cut would leave is kept in the disk
+            except apsw.Error:
+                self._disk._not_synced(self._name)
+                raise
+            self._disk.syncs[self._name] += 1
+            self._disk._synced(self._name)
 
 
 def _put(content: bytearray, offset: int, data: bytes) -> None:
@@ -115,3 +149,22 @@ def failing(operation: str, name: str, times: int = 1 << 30) -> Callable[[str, s
             raise apsw.IOError(f"{operation} of {name} failed, as it was told to")
 
     return fault
+
+
+class Kth:
+    """A fault: the k-th operation of a kind, over all files, fails, and so do those after it until `times` have."""
+
+    def __init__(self, operation: str, k: int, times: int = 1, error: type[apsw.Error] = apsw.IOError) -> None:
+        self.name = ""  # the file, once it happened
+        self._operation = operation
+        self._left = k
+        self._times = times
+        self._error = error
+
+    def __call__(self, operation: str, name: str) -> None:
+        if operation != self._operation:
+            return
+        self._left -= 1
+        if -self._times < self._left <= 0:
+            self.name = self.name or name
+            raise self._error(f"{operation} of {name} failed, as it was told to")

@@ -29,6 +29,7 @@ NAMES = [
 ]
 WRITES: dict[str, Callable[[Store, str], Any]] = {
     "append": lambda store, session: store.append(session, 1, b"event", b"payload"),
+    "extend": lambda store, session: store.extend(session, 1, [(b"event", b"payload"), (b"event", b"payload")]),
     "keep": lambda store, session: store.keep(session, 0, b"snapshot", 0),
     "replace_head": lambda store, session: store.replace_head(session, b"head"),
     "erase": lambda store, session: store.erase(session),
@@ -126,6 +127,30 @@ class TestFence:
         names = [f"s{i}" for i in range(20)]
         await asyncio.gather(*(filled(store, name, rows=5) for name in names))
         assert all([row.number for row in store.rows(name, 0, 9)] == [1, 2, 3, 4, 5] for name in names)
+
+
+class TestExtend:
+    async def test_adds_rows_in_their_order(self, store: Store) -> None:
+        await filled(store, rows=2)
+        await store.extend("s", 3, [(b"event %d" % n, b"payload %d" % n) for n in (3, 4, 5)])
+        assert store.rows("s", 2, 9) == [Row(n, b"event %d" % n, b"payload %d" % n) for n in (3, 4, 5)]
+        await store.append("s", 6, b"event 6", b"")
+
+    async def test_adds_all_rows_or_none(self, store: Store) -> None:
+        await filled(store, rows=3)
+        for number, refusal in ((3, Taken), (2, Taken), (5, Gap)):
+            with pytest.raises(refusal):
+                await store.extend("s", number, [(b"other", b"other")] * 4)
+        assert [row.event for row in store.rows("s", 0, 9)] == [b"event 1", b"event 2", b"event 3"]
+
+    async def test_of_many_at_one_number_one_wins(self, store: Store) -> None:
+        await store.create("s", b"", b"")
+        outcomes = await asyncio.gather(
+            *(store.extend("s", 1, [(b"%d" % i, b"")] * (1 + i % 3)) for i in range(32)), return_exceptions=True
+        )
+        (winner,) = (i for i, outcome in enumerate(outcomes) if outcome is None)
+        assert all(type(outcome) is Taken for i, outcome in enumerate(outcomes) if i != winner)
+        assert [row.event for row in store.rows("s", 0, 99)] == [b"%d" % winner] * (1 + winner % 3)
 
 
 class TestRefusals:

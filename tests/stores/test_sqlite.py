@@ -60,7 +60,7 @@ async def filled(store: SQLiteStore, session: str = "s", rows: int = 3) -> None:
 class TestFile:
     @pytest.mark.parametrize(
         ("pragma", "value"),
-        [("journal_mode", "wal"), ("synchronous", 2), ("user_version", 1), ("query_only", 0)],
+        [("journal_mode", "wal"), ("synchronous", 2), ("user_version", 2), ("query_only", 0)],
     )
     async def test_pragmas_of_the_writer(self, store: SQLiteStore, pragma: str, value: Any) -> None:
         assert store._writer.pragma(pragma) == value
@@ -174,7 +174,7 @@ class TestOwner:
 
 
 class TestVersions:
-    @pytest.mark.parametrize("version", [2, 99, -1])
+    @pytest.mark.parametrize("version", [3, 99, -1])
     def test_another_format_is_refused(self, data: Path, version: int) -> None:
         SQLiteStore(data).close()
         with apsw.Connection(str(data / "thalweg.sqlite")) as file:
@@ -183,7 +183,7 @@ class TestVersions:
         before = (data / "thalweg.sqlite").read_bytes()
         for _ in range(2):  # the refusal leaves no lock behind
             with pytest.raises(
-                UnsuitableStore, match=rf"^The data file has format {version}, this service writes 1; use "
+                UnsuitableStore, match=rf"^The data file has format {version}, this service writes 2; use "
             ):
                 SQLiteStore(data)
         assert (data / "thalweg.sqlite").read_bytes() == before

@@ -1,0 +1,35 @@
+"""A disk that fails on demand, under a store whose log is moved to its file every few commits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from service.stores import reserve, sqlite
+from tests.faults import story
+from tests.stores.disk import Disk, plugged
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """The service says of each failure what it thinks; thousands of times it would hide everything else."""
+    logging.disable(logging.ERROR)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints and groups that the thread begins, also in a short story."""
+    pragmas = [pragma for pragma in sqlite.PRAGMAS if not pragma.startswith("wal_autocheckpoint")]
+    monkeypatch.setattr(sqlite, "PRAGMAS", (*pragmas, "wal_autocheckpoint = 12"))
+    monkeypatch.setattr(sqlite, "LARGE", story.LARGE)
+    monkeypatch.setattr(reserve, "MOST", reserve.LEAST)
+
+
+@pytest.fixture
+def disk(small_store: None) -> Iterator[Disk]:
+    with plugged() as disk:
+        yield disk
