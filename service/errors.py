@@ -2,6 +2,7 @@
 
 ThalwegError                    500 internal             the service's fault; the request may have happened
 ├── NotJson                     400 not-json             the body cannot be read at all
+├── Undecodable                 400 undecodable          the body's Content-Encoding cannot be undone
 ├── NotFound                    404 not-found            no such path, session, optimizer, function
 ├── MethodNotAllowed            405 method-not-allowed
 ├── NotAcceptable               406 not-acceptable       no form of the answer that the client accepts
@@ -13,9 +14,12 @@ ThalwegError                    500 internal             the service's fault; th
 ├── Invalid                     422 invalid              understood and wrong: `errors` points at the places
 │   ├── StepReused              422 step-reused          this step was taken with another body
 │   └── NonFinite               422 non-finite           NaN or an infinity, in the input or in what would come of it
+├── UpgradeRequired             426 upgrade-required     the path is for WebSockets
 ├── TooMany                     429 too-many             a limit was reached; Retry-After says when to come back
 ├── HeadersTooLarge             431 headers-too-large
-└── Unavailable                 503 unavailable          overloaded or stopping; Retry-After says when to come back
+├── Unavailable                 503 unavailable          overloaded or stopping; Retry-After says when to come back
+├── TimedOut                    504 timed-out            others on whom this request waits did not come in time
+└── OutOfSpace                  507 out-of-space         the disk is full; nothing was changed
 
 `detail` is a sentence that says what to do. Lower layers raise these with a JSON pointer relative to the value
 they were given; a caller that knows where the value stood adds the prefix with `at`.
@@ -91,6 +95,12 @@ class NotJson(ThalwegError):
     status, code, title = 400, "not-json", "The body is not valid JSON"
 
 
+class Undecodable(ThalwegError):
+    """The body is damaged, cut short, or not in the encoding that its Content-Encoding promises."""
+
+    status, code, title = 400, "undecodable", "The body cannot be decompressed"
+
+
 class NotFound(ThalwegError):
     """There is nothing of that name."""
 
@@ -142,6 +152,10 @@ class UnsupportedMediaType(ThalwegError):
 
     status, code, title = 415, "unsupported-media-type", "Unsupported media type"
 
+    def headers(self) -> dict[str, str]:
+        accepted = self.extensions.get("accept_encoding")
+        return {"accept-encoding": accepted} if accepted else {}
+
 
 class Invalid(ThalwegError):
     """The request was understood and cannot be done as it stands."""
@@ -164,6 +178,15 @@ class NonFinite(Invalid):
     code, title = "non-finite", "Non-finite number"
 
 
+class UpgradeRequired(ThalwegError):
+    """The path is for WebSockets only."""
+
+    status, code, title = 426, "upgrade-required", "Upgrade required"
+
+    def headers(self) -> dict[str, str]:
+        return {"upgrade": "websocket", "connection": "upgrade"}
+
+
 class TooMany(ThalwegError):
     """A limit was reached."""
 
@@ -180,6 +203,18 @@ class Unavailable(ThalwegError):
     """Overloaded, or on the way out."""
 
     status, code, title = 503, "unavailable", "Unavailable"
+
+
+class TimedOut(ThalwegError):
+    """Those on whom the request waited did not come in time; it was not done."""
+
+    status, code, title = 504, "timed-out", "Timed out"
+
+
+class OutOfSpace(ThalwegError):
+    """There is no room left on the disk."""
+
+    status, code, title = 507, "out-of-space", "The disk is full"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

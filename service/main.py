@@ -7,6 +7,7 @@ problem+json for every error), a route parses it and calls one method of the eng
 store. The mathematics is in `service/optim`, the benchmark functions in `service/functions`.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,7 +18,23 @@ from starlette.exceptions import HTTPException
 from service import __version__
 from service import settings as configuration
 from service.errors import MethodNotAllowed, NotFound, ThalwegError
-from service.routes import bodies, docs, functions, health, openapi, optimizers, sandbox, sessions, steps
+from service.routes import (
+    batch,
+    bodies,
+    checkpoints,
+    docs,
+    events,
+    functions,
+    health,
+    openapi,
+    optimizers,
+    reference,
+    revisions,
+    sandbox,
+    sessions,
+    steps,
+    stream,
+)
 from service.sessions.engine import Engine
 from service.settings import Settings
 from service.shell import PROBLEM, Shell
@@ -36,10 +53,13 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     settings = settings or configuration.load()
     store = store or open_store(settings)
     engine = Engine(store, settings)
+    stopping = asyncio.Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
         yield
+        stopping.set()
         await engine.close()
         store.close()
 
@@ -60,10 +80,18 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
         },
     )
     take = steps.TakeStep(engine)
-    app.router.routes.insert(0, steps.route(take))
+    follow = events.Follow(engine, stopping)
+    app.router.routes[:0] = [
+        steps.route(take),
+        batch.route(batch.TakeSteps(engine)),
+        events.route(follow),
+        stream.route(),
+    ]
     for router in (
         steps.router(engine),
         sessions.router(engine),
+        revisions.router(engine),
+        checkpoints.router(engine),
         optimizers.router(),
         functions.router(),
         sandbox.router(settings),
@@ -71,8 +99,9 @@ def create_app(settings: Settings | None = None, store: Store | None = None) -> 
     ):
         app.include_router(router)
     app.include_router(docs.router(app))
+    app.include_router(reference.router())
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]  # FastAPI's own way to do it
-    return Shell(app, settings, take)
+    return Shell(app, settings, take, stream.Stream(engine, stopping), stopping)
 
 
 def open_store(settings: Settings) -> Store:

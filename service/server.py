@@ -11,14 +11,16 @@ import sys
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.errors import HeadersTooLarge, ThalwegError
+from service.express import Cycle, Ticket, drive, response, ticket
 from service.settings import Settings
-from service.shell import DRAIN_SECONDS, problem_messages
+from service.shell import DRAIN_SECONDS, Shell, problem_messages
 
 CORK_BYTES = 1 << 14  # a larger write goes out at once
+STREAMS_SECONDS = 2.0  # how long streams may take, at a stop, to answer what they have read
 KEEP_ALIVE_SECONDS = 75  # above the 60 s after which common load balancers drop an idle connection
 
 
@@ -89,8 +91,8 @@ class _Corked:
         self._transport.close()
 
 
-def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """The HTTP protocol for this bound; uvicorn makes one instance a connection."""
+def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[HttpToolsProtocol]:
+    """The HTTP protocol for these bounds; uvicorn makes one instance a connection."""
     outbox = _Outbox()
 
     class Protocol(HttpToolsProtocol):
@@ -100,6 +102,8 @@ def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
         _header_bytes = 0  # received since the last body
         _too_large = False
         _refused = False
+        _ticket: Ticket | None = None  # of a request that goes the short way
+        _body = b""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(_Corked(transport, self.loop, outbox))  # type: ignore[arg-type]
@@ -120,11 +124,47 @@ def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
             if received > max_header_bytes and sum(len(n) + len(v) + 4 for n, v in self.headers) > max_header_bytes:
                 self._too_large = True
                 raise _HeaderLimitError
+            if self.parser.get_method() == b"POST" and (self.cycle is None or self.cycle.response_complete):
+                self._ticket = ticket(self.url, self.headers, max_body_bytes)
+                if self._ticket is not None and self.parser.get_http_version() == "1.1":
+                    self._body = b""
+                    return
+                self._ticket = None
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if self._ticket is not None:
+                self._body += body
+                return
+            super().on_body(body)
 
         def on_message_complete(self) -> None:
             self._in_headers, self._header_bytes = True, 0
+            if self._ticket is not None:
+                self._go(self._ticket, self._body)
+                self._ticket = None
+                return
             super().on_message_complete()
+
+        def _go(self, ticket: Ticket, body: bytes) -> None:
+            """Take the step, and write its answer when it is there."""
+            cycle: Any = Cycle()
+            self.cycle = cycle
+
+            def done(answer: tuple[int, list[tuple[bytes, bytes]], bytes] | None) -> None:
+                cycle.response_complete = True
+                if self.transport.is_closing():
+                    return
+                if answer is None:
+                    self.transport.close()
+                    return
+                default = self.server_state.default_headers
+                self.transport.write(response(*answer, default, ticket.request_id, closing=not cycle.keep_alive))
+                if not cycle.keep_alive:
+                    self.transport.close()
+                self.on_response_complete()
+
+            drive(shell.step(ticket.session, ticket.request_id.decode(), body), self.loop, done)
 
         def send_400_response(self, msg: str) -> None:
             error: ThalwegError = Malformed("The bytes sent are no HTTP/1.1 request; use an HTTP client.")
@@ -140,6 +180,15 @@ def protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
     return Protocol
 
 
+class _Socket(WebSocketsSansIOProtocol):
+    """A socket that was refused in HTTP, with a problem, is no mistake of the application for uvicorn to log."""
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True
+
+
 def _raw(error: ThalwegError) -> bytes:
     """An answer as bytes, for where there is no application to give it."""
     request_id = f"{random.getrandbits(64):016x}"
@@ -153,11 +202,20 @@ def _raw(error: ThalwegError) -> bytes:
 class _Server(uvicorn.Server):
     """Says where it listens, once it does."""
 
+    def __init__(self, config: uvicorn.Config, shell: Shell) -> None:
+        super().__init__(config)
+        self._shell = shell
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and not self.should_exit:
             port = self.servers[0].sockets[0].getsockname()[1]
             print(_greeting(self.config.host, port), file=sys.stderr, flush=True)  # noqa: T201
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the streams, which would never end by themselves, before it waits for what is under way."""
+        await self._shell.stop(STREAMS_SECONDS)
+        await super().shutdown(sockets)
 
 
 def _greeting(host: str, port: int) -> str:
@@ -184,7 +242,7 @@ def _settle() -> None:
     sys.setswitchinterval(0.0005)
 
 
-def serve(app: ASGIApp, settings: Settings) -> bool:
+def serve(app: Shell, settings: Settings) -> bool:
     """Run until a signal comes; whether the service started at all."""
     options: dict[str, Any] = {
         "host": settings.host,
@@ -193,8 +251,10 @@ def serve(app: ASGIApp, settings: Settings) -> bool:
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "http": protocol(settings.max_header_bytes),
-        "ws": "none",
+        "http": protocol(app, settings.max_header_bytes, settings.max_body_bytes),
+        "ws": _Socket,
+        "ws_max_size": settings.max_body_bytes,
+        "ws_per_message_deflate": False,  # numbers do not shrink by as much as it takes
         "lifespan": "on",
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": settings.shutdown_seconds,
@@ -203,6 +263,6 @@ def serve(app: ASGIApp, settings: Settings) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM):
         # uvicorn stops gracefully and then raises the signal again; a stop that was asked for is no failure
         signal.signal(number, lambda *_: None)
-    server = _Server(uvicorn.Config(app, **options))
+    server = _Server(uvicorn.Config(app, **options), app)
     server.run()
     return server.started

@@ -37,11 +37,32 @@ class Settings(BaseSettings):
     max_header_bytes: int = Field(32 * 1024, ge=1024, description="The largest header section that is read.")
     max_sessions: int = Field(1_000_000, ge=1, description="How many sessions may exist at once.")
     max_pending: int = Field(4096, ge=1, description="Requests under way at once; more are answered 503.")
+    max_streams: int = Field(
+        4096, ge=1, description="WebSockets and event streams open at once; more are answered 503."
+    )
     kept_gradient_bytes: int = Field(
-        64 * MiB, ge=0, description="Gradients kept per session, newest first; older steps keep their metrics."
+        64 * MiB,
+        ge=0,
+        description="Gradients kept per session, newest first, so that it can be rewound; older steps keep their "
+        "metrics. Those since the last snapshot but one are kept besides.",
     )
     snapshot_every: int = Field(
-        256, ge=1, description="Steps between two snapshots: the most that loading a session replays."
+        128, ge=1, description="Steps between two snapshots: the most that loading a session replays."
+    )
+    replay_bytes: int = Field(
+        1024 * MiB,
+        ge=1,
+        description="The same in bytes of gradients. A session whose state is large gets a snapshot when its gradients "
+        "have come to twice the state's bytes, or to this.",
+    )
+    max_unwritten_bytes: int = Field(
+        256 * MiB, ge=0, description="Steps answered before they are written, in all; at more, all wait for the disk."
+    )
+    max_waiting_bytes: int = Field(
+        1024 * MiB, ge=0, description="Parts of steps that wait for other workers, in all; more are answered 503."
+    )
+    reap_seconds: float = Field(
+        30.0, ge=0, description="Seconds between two looks for sessions that have expired; 0 for never."
     )
     cache_bytes: int = Field(1024 * MiB, ge=0, description="Session state held in memory before idle ones leave it.")
     max_run_evaluations: int = Field(

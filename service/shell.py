@@ -6,15 +6,18 @@ Pure ASGI, around the whole application, so that nothing that a framework answer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import HeadersTooLarge, ThalwegError, TooLarge, Unavailable
 from service.settings import Settings
+from service.wire.encodings import Decoder, decoder
 from service.wire.json import dumps
 
 PROBLEM = b"application/problem+json"
@@ -23,11 +26,15 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}\Z")
 
 logger = logging.getLogger("thalweg")
 
+Fields = list[tuple[bytes, bytes]]
+
 
 class Hot(Protocol):
     """An ASGI application inside the other one that says by itself which requests are its own."""
 
     def takes(self, scope: Scope) -> bool: ...
+
+    async def answer(self, session: str, body: bytes) -> bytes: ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
@@ -35,39 +42,96 @@ class Hot(Protocol):
 class Shell:
     """An ASGI application around another one.
 
-    `hot` is the route that is asked for most; it is reached without the framework's seven layers in between.
+    `hot` is the route that is asked for most; it is reached without the framework's seven layers in between. So is
+    `socket`, which takes the WebSockets. `stopping` is set when the service stops; what stays open ends then.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, hot: Hot) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, hot: Hot, socket: ASGIApp, stopping: asyncio.Event) -> None:
         self.app = app
+        self._stopping = stopping
         self._hot = hot
+        self._socket = socket
         self._settings = settings
         self._underway = 0
+        self._streams = 0
+
+    async def stop(self, seconds: float) -> None:
+        """Have the streams end; they answer what they have read first, for so long at most."""
+        self._stopping.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._streams:
+                    await asyncio.sleep(0.01)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._open(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self._settings.max_body_bytes)
-        self._underway += 1
+        stays = _stays(scope)
+        self._streams += stays
+        self._underway += not stays
         try:
             self._admit(scope, exchange)
             app = self._hot if self._hot.takes(scope) else self.app
-            await app(scope, exchange.receive, exchange.send)
+            receive = exchange.receive_decoded if exchange.encodings else exchange.receive
+            await app(scope, receive, exchange.send)
         except ThalwegError as error:
             await exchange.fail(error)
         except Exception:
             logger.exception("request %s: %s %s failed", exchange.id, scope["method"], scope["path"])
-            await exchange.fail(
-                ThalwegError("Something went wrong here; the request may or may not have happened. Send it again.")
-            )
+            await exchange.fail(_unforeseen())
+        finally:
+            self._streams -= stays
+            self._underway -= not stays
+
+    async def step(self, session: str, request_id: str, body: bytes) -> tuple[int, Fields, bytes]:
+        """The short way to the hot route, for a step in JSON: status, fields and body of the answer."""
+        self._underway += 1
+        try:
+            if self._underway > self._settings.max_pending:
+                raise self._too_many()
+            text = await self._hot.answer(session, body)
+            return 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))], text
+        except ThalwegError as error:
+            start, problem = problem_messages(error, request_id)
+        except Exception:
+            logger.exception("request %s: a step of %s failed", request_id, session)
+            start, problem = problem_messages(_unforeseen(), request_id)
         finally:
             self._underway -= 1
+        return start["status"], start["headers"], problem["body"]
+
+    def _too_many(self) -> Unavailable:
+        return Unavailable(f"{self._settings.max_pending} requests are under way; come back.", retry_after=1)
+
+    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket; what is refused before it is open is answered in HTTP."""
+        exchange = _Exchange(scope, receive, send, self._settings.max_body_bytes)
+        self._streams += 1
+        try:
+            self._admit(scope, exchange)
+            await self._socket(scope, receive, send)
+        except ThalwegError as error:
+            start, body = problem_messages(error, exchange.id)
+            start["headers"].append((b"x-request-id", exchange.id.encode()))
+            if "websocket.http.response" not in scope.get("extensions", {}):
+                await send({"type": "websocket.close", "code": 4000 + error.status, "reason": error.code})
+                return
+            for message in (start, body):
+                await send({**message, "type": f"websocket.{message['type']}"})
+        finally:
+            self._streams -= 1
 
     def _admit(self, scope: Scope, exchange: _Exchange) -> None:
         """Refuse what need not be looked at. Raises Unavailable, HeadersTooLarge, TooLarge."""
         if self._underway > self._settings.max_pending:
-            raise Unavailable(f"{self._settings.max_pending} requests are under way; come back.", retry_after=1)
+            raise self._too_many()
+        if self._streams > self._settings.max_streams and (scope["type"] == "websocket" or _stays(scope)):
+            raise Unavailable(f"{self._settings.max_streams} streams are open; close one, or come back.", retry_after=5)
         if exchange.declared > self._settings.max_body_bytes:
             raise exchange.too_large()
         if exchange.header_bytes > self._settings.max_header_bytes:
@@ -84,12 +148,15 @@ class _Exchange:
         self.header_bytes = 0
         self.declared = 0  # what Content-Length says
         self.id = ""
+        self.encodings: list[bytes] = []  # the Content-Encoding fields
         for name, value in scope["headers"]:  # once, for all that is asked of them here
             self.header_bytes += len(name) + len(value) + 4
             if name == b"content-length" and value.isdigit():
                 self.declared = int(value[:20])
             elif name == b"x-request-id" and _REQUEST_ID.match(value):
                 self.id = str(value, "ascii")  # the client's own, where it is a decent one
+            elif name == b"content-encoding":
+                self.encodings.append(value)
         self.id = self.id or f"{random.getrandbits(64):016x}"
         scope["request_id"] = self.id
         self._header = (b"x-request-id", self.id.encode())
@@ -98,6 +165,7 @@ class _Exchange:
         self._limit = limit
         self._read = 0
         self._more_body = True
+        self._decoded: AsyncIterator[bytes] | None = None  # while there is something to come
         self._started = False
         self._finished = False
 
@@ -109,6 +177,35 @@ class _Exchange:
             if self._read > self._limit:
                 raise self.too_large()
         return message
+
+    async def receive_decoded(self) -> Message:
+        """As `receive`, with the Content-Encoding undone; the bound holds for what comes out of it, too.
+
+        Raises UnsupportedMediaType, Undecodable, TooLarge.
+        """
+        if self._decoded is None:
+            decoding = decoder(self.encodings) if self._more_body else None
+            if decoding is None:
+                return await self.receive()
+            self._decoded = self._decode(decoding)
+        piece = await anext(self._decoded, None)
+        if piece is None:
+            self._decoded = None
+        return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
+
+    async def _decode(self, decoding: Decoder) -> AsyncIterator[bytes]:
+        total = 0
+        while self._more_body:
+            message = await self.receive()
+            if message["type"] != "http.request":
+                break
+            for piece in decoding.feed(message.get("body", b"")):
+                total += len(piece)
+                if total > self._limit:
+                    raise self.too_large()
+                yield piece
+                await asyncio.sleep(0)  # others have their turn while much comes out of little
+        decoding.end()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -146,6 +243,16 @@ class _Exchange:
                     self._more_body = message["type"] == "http.request" and message.get("more_body", False)
         except TimeoutError:
             pass
+
+
+def _unforeseen() -> ThalwegError:
+    return ThalwegError("Something went wrong here; the request may or may not have happened. Send it again.")
+
+
+def _stays(scope: Scope) -> bool:
+    """Whether the answer is a stream of events, which is open for as long as its reader likes."""
+    path: str = scope["path"]
+    return path.endswith("/events")
 
 
 def problem_messages(error: ThalwegError, request_id: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import compile_path
 
-from service.routes import steps
+from service.routes import batch, events, steps, stream
+from service.wire.forms import JSON
+from service.wire.json import dumps
 
 PROBLEM: dict[str, Any] = {
     "description": "Any error, as RFC 9457 has it; `detail` says what to do.",
@@ -51,6 +53,9 @@ def document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         made["paths"].setdefault(steps.PATH, {})["post"] = steps.operation()
+        made["paths"][batch.PATH] = {"post": batch.operation()}
+        made["paths"][events.PATH] = {"get": events.operation()}
+        made["paths"][stream.PATH] = {"get": stream.operation()}
         for path in made["paths"].values():
             for operation in path.values():
                 # FastAPI documents a 422 of its own, in another shape
@@ -60,6 +65,18 @@ def document(app: FastAPI) -> dict[str, Any]:
             made.get("components", {}).get("schemas", {}).pop(unused, None)
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def example_query(parameters: list[dict[str, Any]]) -> dict[str, str]:
+    """The query parameters that an example of an operation's body of raw bytes needs."""
+    found = {}
+    for parameter in parameters:
+        content = parameter.get("content", {}).get(JSON, {})
+        if "example" in content:
+            found[parameter["name"]] = dumps(content["example"]).decode()
+        elif "example" in parameter:
+            found[parameter["name"]] = parameter["example"]
+    return found
 
 
 def methods(app: FastAPI, path: str) -> list[str]:

@@ -6,8 +6,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.errors import NotFound, nearest
-from service.optim import catalogue, libraries, transforms
+from service.optim import catalogue, libraries
 from service.optim.schedules import catalogue as schedules
+from service.optim.transforms import catalogue as transforms
 from service.routes.bodies import answer, json_answer
 
 
@@ -21,13 +22,9 @@ def router() -> APIRouter:
         catalogue.summary,
         lambda a: catalogue.describe(a, libraries.spellings_of(a.name)),
     )
-    _family(routes, "schedule", schedules.SCHEDULES, _short, schedules.describe)
-    _family(routes, "transform", transforms.TRANSFORMS, _short, transforms.describe)
+    _family(routes, "schedule", schedules.SCHEDULES, schedules.summary, schedules.describe)
+    _family(routes, "transform", transforms.TRANSFORMS, transforms.summary, transforms.describe)
     return routes
-
-
-def _short(member: Any) -> dict[str, Any]:
-    return {"name": member.name, "title": member.title, "summary": member.summary}
 
 
 def _family(

@@ -4,27 +4,36 @@ Taking a step is the hot path. It is a lean ASGI endpoint inside the application
 no copies; `operation` documents it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from service.errors import Invalid, ThalwegError, nearest
-from service.routes.bodies import answer, json_answer
+from service.errors import ThalwegError
+from service.optim.tensors import Array, Layout
+from service.routes.bodies import (
+    Tensors,
+    answer,
+    binary_body,
+    json_answer,
+    query_fields,
+    send_encoded,
+    tensors_answer,
+    whole,
+)
 from service.routes.sessions import timestamp
 from service.sessions.engine import Engine, Stepped
 from service.shell import problem_messages
-from service.wire.json import MEDIA_TYPE, dumps, loads
+from service.wire.forms import FORMS, JSON, Encoded, encode, encoded
+from service.wire.json import dumps
 from service.wire.negotiation import answer_form, body_form
-from service.wire.trees import flatten, tree
+from service.wire.steps import RETURNS, TEXTS, StepRequest, decode_step
+from service.wire.trees import tree
 
 PATH = "/v1/sessions/{id}/steps"
 _BEFORE, _AFTER = PATH.split("{id}")
-FIELDS = ("gradients", "step", "loss", "return")
-FORMS = (MEDIA_TYPE,)
-RETURNS = ("params", "updates", "none")
 METRICS = {
     "step": 42,
     "time": "2026-01-01T00:00:00.000000Z",
@@ -55,70 +64,46 @@ class TakeStep:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             headers = scope["headers"]
-            body_form(headers, FORMS)
-            answer_form(headers, FORMS)
-            body = loads(await _read(receive))
-            gradients, step, loss, returning = parse(body)
-            stepped = await self._engine.step(
-                scope["path_params"]["id"],
-                lambda layout: flatten(gradients, layout, "/gradients"),
-                step=step,
-                loss=loss,
-                returning=returning,
-            )
-            text = dumps(render(stepped))
+            form = body_form(headers, FORMS)
+            wanted = answer_form(headers, FORMS)
+            request = decode_step(form, await whole(scope, receive), scope["query_string"])
+            fields, chunks = encode_answer(wanted, await self._take(scope["path_params"]["id"], request))
         except ThalwegError as error:
             start, problem = problem_messages(error, scope.get("request_id", ""))
             await send(start)
             await send(problem)
             return
-        length = str(len(text)).encode()
-        fields = [(b"content-type", b"application/json"), (b"content-length", length)]
-        await send({"type": "http.response.start", "status": 200, "headers": fields})
-        await send({"type": "http.response.body", "body": text})
+        await send_encoded(send, 200, fields, chunks)
 
+    async def answer(self, session: str, body: bytes) -> bytes:
+        """The JSON of an answer to the JSON of a step. Raises ThalwegError."""
+        return dumps(render(await self._take(session, decode_step(JSON, body))))
 
-async def _read(receive: Receive) -> bytes | bytearray:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    whole = bytearray(body)
-    while message.get("more_body"):
-        message = await receive()
-        whole += message.get("body", b"")
-    return whole
-
-
-def parse(body: Any) -> tuple[Any, int | None, float | None, str]:
-    """Gradients, step, loss and what to return, of a step's body. Raises Invalid with a pointer."""
-    if not isinstance(body, dict):
-        raise Invalid('A step is an object: {"gradients": ..., "step": ...}.', pointer="")
-    if not body.keys() <= set(FIELDS):
-        stray = next(key for key in body if key not in FIELDS)
-        raise Invalid(
-            f"A step has no field {stray[:80]!r}{nearest(stray, FIELDS)} Accepted: {', '.join(FIELDS)}.",
-            pointer=f"/{stray[:80]}",
+    async def _take(self, session: str, request: StepRequest) -> Stepped:
+        return await self._engine.step(
+            session,
+            request.read,
+            step=request.step,
+            loss=request.loss,
+            returning=request.returning,
+            worker=request.worker,
         )
-    if "gradients" not in body:
-        raise Invalid("A step needs gradients, in the shape of the session's params.", pointer="/gradients")
-    step, loss, returning = body.get("step"), body.get("loss"), body.get("return", "params")
-    if step is not None and type(step) is not int:
-        raise Invalid("step must be a whole number: the one that this step will have.", pointer="/step")
-    if loss is not None and type(loss) not in (int, float):
-        raise Invalid("loss must be a number.", pointer="/loss")
-    if returning not in RETURNS:
-        raise Invalid(f"return must be one of {', '.join(RETURNS)}.", pointer="/return")
-    return body["gradients"], step, None if loss is None else float(loss), returning
 
 
-def render(stepped: Stepped) -> dict[str, Any]:
-    """The answer to a step, in the contract's words."""
+def encode_answer(form: str, stepped: Stepped) -> Encoded:
+    """The answer to a step in one of the forms. Raises NotAcceptable where the form cannot carry a name."""
+    if form == JSON:
+        return encoded(JSON, [dumps(render(stepped))])
+    return encode(form, render(stepped, lambda flat, _: flat), stepped.layout)
+
+
+def render(stepped: Stepped, shaped: Callable[[Array, Layout], Any] = tree) -> dict[str, Any]:
+    """The answer to a step in the contract's words, its array `shaped` as JSON has it."""
     shown: dict[str, Any] = {"step": stepped.step}
     if stepped.params is not None:
-        shown["params"] = tree(stepped.params, stepped.layout)
+        shown["params"] = shaped(stepped.params, stepped.layout)
     if stepped.updates is not None:
-        shown["updates"] = tree(stepped.updates, stepped.layout)
+        shown["updates"] = shaped(stepped.updates, stepped.layout)
     shown["learning_rate"] = stepped.learning_rate
     shown["gradient_norm"] = stepped.gradient_norm
     shown["update_norm"] = stepped.update_norm
@@ -157,13 +142,13 @@ def router(engine: Engine) -> APIRouter:
     @routes.get(
         PATH + "/{step}",
         operation_id="getStep",
-        responses={200: json_answer("The step.", {**METRICS, "params": [2.58, 5.58]})},
+        responses={200: tensors_answer("The step.", {**METRICS, "params": [2.58, 5.58]})},
     )
     async def one(id: str, step: int, request: Request) -> Response:
         """Read one step with the parameters after it."""
         session = await engine.get(id)
         metrics, params = await engine.step_at(session, step)
-        return answer(request, {**_timed(metrics), "params": tree(params, session.layout)})
+        return Tensors(request, {**_timed(metrics), "params": params}, session.layout)
 
     return routes
 
@@ -178,37 +163,41 @@ def operation() -> dict[str, Any]:
         "one array": {"gradients": [6.0, 12.0], "step": 1},
         "with the loss, answering updates": {"gradients": [6.0, 12.0], "step": 1, "loss": 45.0, "return": "updates"},
     }
-    number = {"type": "number"}
+    properties: dict[str, Any] = {
+        "gradients": {
+            "description": "In the shape of the session's params. For sgd, adagrad and sparse_adam as torch has them "
+            'a tensor may come by rows: {"indices": [2, 0], "values": [[...], [...]]}.'
+        },
+        "step": {"type": "integer", "minimum": 1},
+        "loss": {"type": "number"},
+        "return": {"enum": list(RETURNS), "default": "params"},
+        "worker": {"type": "string", "description": "Who sends this part, where several do."},
+    }
+    schema = {"type": "object", "required": ["gradients"], "additionalProperties": False, "properties": properties}
+    shown = {name: {"summary": name, "value": value} for name, value in examples.items()}
+    fields = {name: of for name, of in properties.items() if name != "gradients"}
     return {
         "tags": ["steps"],
         "summary": "Take one step",
         "description": "Exactly once: with `step`, the number that this step will have, a retry of the same body is "
-        "answered as it was the first time. A 2xx means durable at the session's level; after a 5xx or a lost "
-        "connection send the same step again. null for a named gradient leaves that parameter alone; null inside an "
-        "array is a number that is not finite.",
+        "answered as it was the first time, in whatever form it comes. A 2xx means durable at the session's level; "
+        "after a 5xx or a lost connection send the same step again. null for a named gradient, or a tensor left out of "
+        "a safetensors file, leaves that parameter alone; null inside an array is a number that is not finite. "
+        "A body may come in gzip or zstd.",
         "operationId": "takeStep",
-        "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+        "parameters": [
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
+            *query_fields(fields, {}, TEXTS),
+        ],
         "requestBody": {
             "required": True,
             "content": {
-                MEDIA_TYPE: {
-                    "schema": {
-                        "type": "object",
-                        "required": ["gradients"],
-                        "additionalProperties": False,
-                        "properties": {
-                            "gradients": {"description": "In the shape of the session's params."},
-                            "step": {"type": "integer", "minimum": 1},
-                            "loss": number,
-                            "return": {"enum": list(RETURNS), "default": "params"},
-                        },
-                    },
-                    "examples": {name: {"summary": name, "value": value} for name, value in examples.items()},
-                }
+                JSON: {"schema": schema, "examples": shown},
+                **binary_body({"step": 1, "return": "updates"}, "gradients", [6.0, 12.0]),
             },
         },
         "responses": {
-            "200": json_answer(
+            "200": tensors_answer(
                 "Taken, or taken before (`replayed`).",
                 {
                     "step": 1,

@@ -1,7 +1,9 @@
 """What stands in a session's log: events, their payloads, and snapshots of the fold.
 
 An event is a small JSON object; its payload, the raw little-endian gradient in layout order, is what the fold needs
-and the metrics do not, so that it may be forgotten while the event stays. A snapshot is a safetensors file of the
+and the metrics do not, so that it may be forgotten while the event stays. Of a tensor whose gradient came by rows the
+payload has these rows only; all their numbers stand before the gradient, as 64-bit integers, and how many there are of
+which tensor is in the event. A snapshot is a safetensors file of the
 state, after the SHA-256 of it: what is damaged is refused.
 """
 
@@ -10,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +21,13 @@ import orjson
 import safetensors
 import safetensors.numpy
 
-from service.optim.optimizer import State
+from service.optim.optimizer import Rows
+from service.optim.state import State
 from service.optim.tensors import Array, Layout
 
 FORMAT = 1
 DIGEST_BYTES = 32
+NO_ROWS: Rows = MappingProxyType({})
 
 
 class Damaged(Exception):
@@ -44,14 +49,16 @@ class Snapshot(NamedTuple):
     state: State
 
 
-def step_digest(values: Array, absent: tuple[int, ...], loss: float | None) -> str:
-    """What makes a step the same step: its gradient as it was sent, what was absent, and the loss.
+def step_digest(values: Array, absent: tuple[int, ...], loss: float | None, rows: Rows = NO_ROWS) -> str:
+    """What makes a step the same step: its gradient as it was sent, what was absent, which rows it had, and the loss.
 
-    The form on the wire, white space and what is to be returned are not part of it.
+    The form on the wire, white space, the order of rows and what is to be returned are not part of it.
     """
     digest = hashlib.sha256(values.data)
     if absent:
         digest.update(struct.pack(f"<{len(absent)}q", *absent))
+    for i, those in rows.items():
+        digest.update(struct.pack("<d2q", math.nan, i, len(those)) + those.astype("<i8").tobytes())
     if loss is not None:
         digest.update(struct.pack("<2d", math.nan, loss))  # the NaN keeps it apart from a list of the absent
     return digest.hexdigest()[:32]
@@ -102,12 +109,37 @@ def unpack(blob: bytes, layout: Layout) -> Snapshot:
     slots = tuple(tensors[f"slot/{name}"] for name in facts["slots"])  # safetensors keeps no order
     counts = facts["counts"]
     state = State(facts["updates"], tensors["params"], slots, counts if isinstance(counts, int) else tuple(counts))
-    if any(array.shape != (layout.size,) or array.dtype != layout.dtype for array in (state.params, *slots)):
+    if state.params.shape != (layout.size,) or state.params.dtype != layout.dtype:
         raise Damaged("the tensors do not fit the session's layout")
     timeline = tuple((int(first), int(offset)) for first, offset in facts["timeline"])
     return Snapshot(facts["number"], facts["step"], timeline, facts["optimizer"], state)
 
 
-def gradient(payload: bytes, layout: Layout) -> Array:
-    """The flat gradient of a payload, read-only."""
-    return np.frombuffer(payload, layout.dtype)
+def payload(values: Array, layout: Layout, rows: Rows) -> bytes:
+    """The bytes of a flat gradient, of which some tensors have these rows only."""
+    if not rows:
+        return values.tobytes()
+    parts = [those.astype("<i8").tobytes() for those in rows.values()]
+    for i, (where, shape) in enumerate(zip(layout.slices, layout.shapes, strict=True)):
+        part = values[where]
+        parts.append((part.reshape(shape)[rows[i]] if i in rows else part).tobytes())
+    return b"".join(parts)
+
+
+def gradient(payload: bytes, layout: Layout, counts: Sequence[tuple[int, int]] = ()) -> tuple[Array, Rows]:
+    """The flat gradient of a payload, read-only, and its rows; `counts` are (tensor, number of rows) pairs."""
+    if not counts:
+        return np.frombuffer(payload, layout.dtype), {}
+    rows, at = {}, 0
+    for i, count in counts:
+        rows[i] = np.frombuffer(payload, "<i8", count, at)
+        at += 8 * count
+    values = np.zeros(layout.size, layout.dtype)
+    for i, (where, shape) in enumerate(zip(layout.slices, layout.shapes, strict=True)):
+        part = values[where].reshape(shape)  # a view
+        which: Any = rows.get(i, ...)
+        wanted = part[which]
+        found = np.frombuffer(payload, layout.dtype, wanted.size, at).reshape(wanted.shape)
+        part[which] = found
+        at += found.nbytes
+    return values, rows

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from service.errors import Invalid
-from service.optim.optimizer import Optimizer, State, build
+from service.optim.optimizer import Optimizer, build
+from service.optim.state import State
 from service.optim.tensors import Layout
 from service.sessions import log
 from service.sessions.log import Snapshot
+from service.sessions.timeline import Timeline, beginning, turned
 
-Timeline = tuple[tuple[int, int], ...]
+DURABILITY = r"^(step|none|every:[1-9][0-9]{0,5})$"
 
 
 @dataclass(slots=True)
@@ -25,6 +28,9 @@ class Session:
     number     of its newest row; `step` is the step count, which patches do not advance
     durable    the newest step that is known to be durable
     snapshot   number of the newest snapshot that was handed to the store
+    backlog    how many gradients are in the rows after it, and their bytes
+    saving     whether a snapshot is being written
+    unwritten  the newest write that was not waited for
     updated    time of the newest row, seconds since the epoch
     """
 
@@ -37,8 +43,11 @@ class Session:
     step: int = 0
     durable: int = 0
     snapshot: int = 0
+    backlog: tuple[int, int] = (0, 0)
+    saving: bool = False
+    unwritten: asyncio.Future[None] | None = None
     updated: float = 0.0
-    timeline: Timeline = ((1, 0),)
+    timeline: Timeline = field(default_factory=partial(beginning, 0))
     stale: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -47,10 +56,14 @@ class Session:
         """Whether nothing is under way, so that the log has all that is here."""
         return self.durable == self.step and not self.lock.locked()
 
+    def grow(self, gradients: int, size: int) -> None:
+        """Note that the log has more gradients, of so many bytes in all."""
+        self.backlog = self.backlog[0] + gradients, self.backlog[1] + size
+
     @property
     def bytes(self) -> int:
         """What the state takes in memory."""
-        return self.state.params.nbytes * (1 + len(self.state.slots))
+        return self.state.params.nbytes + sum(slot.nbytes for slot in self.state.slots)
 
 
 def of(id: str, head: dict[str, Any], snapshot: Snapshot) -> Session:
@@ -71,6 +84,12 @@ def of(id: str, head: dict[str, Any], snapshot: Snapshot) -> Session:
     )
 
 
+def expires(head: dict[str, Any], updated: float) -> float | None:
+    """When a session with this newest row expires, if it does."""
+    seconds = head["ttl_seconds"]
+    return None if seconds is None else float(updated + seconds)
+
+
 def bind(resolved: dict[str, Any], layout: Layout) -> Optimizer:
     """The optimizer of a resolved specification with its transforms and groups."""
     return build(resolved["optimizer"], layout, resolved["transforms"], resolved["groups"])
@@ -82,17 +101,23 @@ def freeze(session: Session) -> Snapshot:
 
 
 def apply(session: Session, number: int, event: dict[str, Any], payload: bytes | None) -> None:
-    """Take one more row into the fold. A step's payload must still be there."""
+    """Take one more row into the fold. A step's payload must still be there.
+
+    Before a rewind the session must stand where it leads: at the last row of its step.
+    """
     if event["kind"] == "step":
         if not event.get("skipped"):
             assert payload is not None
-            values = log.gradient(payload, session.layout)
-            session.state = session.optimizer.step(session.state, values, tuple(event.get("absent", ()))).state
+            values, rows = log.gradient(payload, session.layout, event.get("rows", ()))
+            absent, loss = tuple(event.get("absent", ())), event.get("loss")
+            session.state = session.optimizer.step(session.state, values, absent, loss, rows).state
         session.step = session.durable = event["step"]
+        session.grow(1, len(payload or b""))
     else:
-        session.optimizer = patched(session.optimizer, event["hyperparameters"])
-        earlier = tuple(pair for pair in session.timeline if pair[0] <= session.step)
-        session.timeline = (*earlier, (session.step + 1, number - session.step))
+        if event["kind"] == "patch":
+            session.optimizer = patched(session.optimizer, event["hyperparameters"])
+        session.step = session.durable = event["step"]
+        session.timeline = turned(session.timeline, session.step, number)
     session.number = number
     session.updated = event["time"]
 
@@ -115,17 +140,16 @@ def patched(optimizer: Optimizer, changes: dict[str, Any]) -> Optimizer:
     except Invalid as error:
         places = [p._replace(pointer=p.pointer.replace("/optimizer", "/hyperparameters", 1)) for p in error.places]
         raise Invalid(error.detail, places=places) from None
-    if new.rule is not optimizer.rule:
-        kept, wanted = list(optimizer.rule.slots), list(new.rule.slots)
+    if new.rule is not optimizer.rule or new.places != optimizer.places:
+        kept, wanted = list(optimizer.slot_names), list(new.slot_names)
         raise Invalid(
             f"This would change which state is kept, from {kept} to {wanted}; create a new session instead.",
             pointer="/hyperparameters",
         )
+    if new.following != optimizer.following:
+        raise Invalid(
+            "A schedule that follows the loss goes on from what it has seen and cannot be exchanged; create a new "
+            "session instead.",
+            pointer="/hyperparameters",
+        )
     return new
-
-
-def row_of(timeline: Timeline, step: int) -> int:
-    """The number of the row in which a step stands; 0 for step 0."""
-    if step == 0:
-        return 0
-    return step + next(offset for first, offset in reversed(timeline) if first <= step)

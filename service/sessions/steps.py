@@ -7,23 +7,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.errors import Invalid, NonFinite, Place
-from service.optim.optimizer import State, Step
+from service.errors import NonFinite, Place
+from service.optim.state import State, Step
 from service.optim.tensors import BLOCK, Array, Layout, all_finite, norm
 from service.sessions import log
 from service.sessions.session import Session
 from service.wire.trees import Flat, check_finite, place_of
 
 _NOTHING: dict[str, Any] = {}
-_METRICS = ("step", "time", "learning_rate", "loss", "gradient_norm", "update_norm", "skipped", "zeroed")
+_METRICS = ("step", "time", "learning_rate", "loss", "gradient_norm", "update_norm", "skipped", "zeroed", "committed")
 
 
 class Computed(NamedTuple):
-    """A step worked out but not yet taken; `updates` and `gradient`, as it was made finite, are flat, (size,)."""
+    """A step worked out but not yet taken; `updates` are flat, (size,), `payload` has the gradient as made finite."""
 
     state: State
     updates: Array
-    gradient: Array
+    payload: bytes
     event: dict[str, Any]
     handled: dict[str, Any]
 
@@ -38,10 +38,10 @@ def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
         return flat, {}
     policy = session.head["non_finite"]
     if policy == "reject":
-        check_finite(flat.values, session.layout, "/gradients")
+        check_finite(flat.values, session.layout, "/gradients", flat.rows)
     values = np.where(finite, flat.values, session.layout.dtype.type(0))
     handled: dict[str, Any] = {"skipped": True} if policy == "skip" else {"zeroed": int((~finite).sum())}
-    return Flat(values, flat.absent), handled
+    return Flat(values, flat.absent, flat.rows), handled
 
 
 def compute(session: Session, given: Flat, loss: float | None, now: float) -> Computed:
@@ -59,9 +59,11 @@ def compute(session: Session, given: Flat, loss: float | None, now: float) -> Co
             )
         if "skipped" in handled:
             rate = session.optimizer.specification.at(before.step).get("learning_rate", 1.0)
-            after = before
+            after, committed = before, False
         else:
-            after, rate = _step(session, flat)
+            after, rate, committed = _step(session, flat, loss)
+        if session.optimizer.partial:
+            handled = {**handled, "committed": committed}
         updates = after.params - before.params
         update_norm = length(updates)
         _check(session.layout, after, update_norm)
@@ -69,7 +71,7 @@ def compute(session: Session, given: Flat, loss: float | None, now: float) -> Co
         "kind": "step",
         "step": session.step + 1,
         "time": now,
-        "digest": log.step_digest(given.values, given.absent, loss),
+        "digest": log.step_digest(given.values, given.absent, loss, given.rows),
         "learning_rate": rate,
         "gradient_norm": gradient_norm,
         "update_norm": update_norm,
@@ -79,14 +81,27 @@ def compute(session: Session, given: Flat, loss: float | None, now: float) -> Co
         event["loss"] = loss
     if flat.absent:
         event["absent"] = flat.absent
-    return Computed(after, updates, flat.values, event, handled)
+    if flat.rows:
+        event["rows"] = [(i, len(rows)) for i, rows in flat.rows.items()]
+    payload = log.payload(flat.values, session.layout, flat.rows)
+    return Computed(after, updates, payload, event, told(session, event))
 
 
-def _step(session: Session, flat: Flat) -> Step:
+def _step(session: Session, flat: Flat, loss: float | None) -> Step:
     try:
-        return session.optimizer.step(session.state, flat.values, flat.absent)
-    except Invalid as error:  # a transform that cannot do it
+        return session.optimizer.step(session.state, flat.values, flat.absent, loss, flat.rows)
+    except NonFinite as error:  # a transform that cannot do it
         raise error.at("/gradients") from None
+
+
+def told(session: Session, event: dict[str, Any]) -> dict[str, Any]:
+    """What the answer to a step says of it beside the numbers, the first time as later."""
+    said: dict[str, Any] = {key: event[key] for key in ("skipped", "zeroed", "committed") if key in event}
+    if "parts" in event:
+        said["workers"] = len(event["parts"])
+    if session.optimizer.partial:
+        said["wanted"] = session.optimizer.wants
+    return said
 
 
 def length(flat: Array) -> float:
@@ -101,6 +116,13 @@ def length(flat: Array) -> float:
 def metrics(event: dict[str, Any]) -> dict[str, Any]:
     """What the history tells of a step."""
     return {key: event[key] for key in _METRICS if key in event}
+
+
+def followed(event: dict[str, Any]) -> dict[str, Any]:
+    """What a follower is told of a row."""
+    if event["kind"] == "step":
+        return {"kind": "step", **metrics(event)}
+    return {key: value for key, value in event.items() if key != "from"}
 
 
 def _check(layout: Layout, state: State, update_norm: float) -> None:

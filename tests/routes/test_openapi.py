@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any
+from urllib.request import urlopen
 
 import httpx
 
 from service.main import create_app
+from service.routes.openapi import example_query
 from service.settings import Settings
 from service.stores.memory import MemoryStore
+from service.wire.forms import BYTES, FORMS
 
 
 def document() -> dict[str, Any]:
@@ -50,11 +53,31 @@ def test_every_body_has_examples_and_they_all_run() -> None:
                             "/v1/sessions", json={"optimizer": {"name": "sgd"}, "params": [3.0, 6.0]}
                         )
                         filled = path.replace("{id}", created.json()["id"]).replace("{name}", "rosenbrock")
-                        assert media == "application/json"
-                        answer = await client.request(method, filled, json=example["value"])
+                        if "value" in example:
+                            assert media == "application/json"
+                            answer = await client.request(method, filled, json=example["value"])
+                        else:
+                            content = urlopen(example["externalValue"]).read()  # a data URI: nothing is fetched
+                            query = example_query(operation["parameters"]) if media == BYTES else {}
+                            headers = {"content-type": media}
+                            answer = await client.request(
+                                method, filled, content=content, params=query, headers=headers
+                            )
                         assert answer.status_code < 300, (path, name, answer.text)
 
     asyncio.run(run())
+
+
+def test_where_an_array_goes_in_or_comes_out_all_forms_are_told() -> None:
+    operations = {operation["operationId"]: operation for _, _, operation in OPERATIONS}
+    for name in ("createSession", "takeStep"):
+        assert set(operations[name]["requestBody"]["content"]) == set(FORMS)
+    for name, status in (("createSession", "201"), ("takeStep", "200"), ("getParams", "200"), ("getStep", "200")):
+        response = operations[name]["responses"][status]
+        assert set(response["content"]) == set(FORMS)
+        assert "Thalweg-Step" in response["headers"]
+    query = {p["name"] for p in operations["takeStep"]["parameters"] if p["in"] == "query"}
+    assert query >= {"step", "loss", "return"}
 
 
 def test_every_get_with_an_example_answers_its_fields() -> None:
@@ -70,13 +93,14 @@ def test_every_get_with_an_example_answers_its_fields() -> None:
                 assert (await client.post("/v1/sessions/a/steps", json=step)).status_code == 200
             names = {"optimizers": "adam", "schedules": "constant", "transforms": "l1", "functions": "rosenbrock"}
             for path, method, operation in OPERATIONS:
-                if method != "get" or "200" not in operation["responses"]:
+                answers = operation["responses"].get("200", {}).get("content", {})
+                if method != "get" or "application/json" not in answers:
                     continue
                 name = next((value for noun, value in names.items() if f"/{noun}/" in path), "x")
                 filled = path.replace("{id}", "a").replace("{step}", "1").replace("{name}", name)
                 answer = await client.get(filled)
                 assert answer.status_code == 200, (filled, answer.text)
-                example = operation["responses"]["200"]["content"]["application/json"].get("example", {})
+                example = answers["application/json"].get("example", {})
                 optional = {"next_cursor", "params"} if path.endswith(("/sessions", "/steps", "{id}")) else set()
                 assert example.keys() - optional <= answer.json().keys(), path
 

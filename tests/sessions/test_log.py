@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.optim.optimizer import State
+from service.optim.state import State
 from service.optim.tensors import DTYPES, Layout
 from service.sessions.log import DIGEST_BYTES, Damaged, Snapshot, pack, step_digest, unpack
 from service.stores.base import Row, Store
@@ -200,14 +200,14 @@ class TestBoundedGradients:
         create(service)
         rng = random.Random(f"{kept} {spacing}")
         answers = []
-        actual_spacing = max(1, min(spacing, kept // BYTES // 4))
+        interval = min(spacing, -(-max(kept // 4, 2 * 3 * BYTES) // BYTES))  # rows; the state is three arrays
         for n in range(1, 101):
             if patches and rng.random() < 0.2:
                 service.patch("/v1/sessions/s", {"hyperparameters": {"learning_rate": rng.random()}})
             answers.append(took(service, gradient(n), n))
             rows = service.store.rows("s", 0, 1000)
             held = sum(len(row.payload or b"") for row in rows)
-            assert held <= max(kept, BYTES) + actual_spacing * BYTES
+            assert held <= max(kept, BYTES) + 2 * interval * BYTES
         store = service.store if kind == "memory" else None
         if store is None:
             service.stop()
@@ -228,7 +228,7 @@ class TestBoundedGradients:
                 assert (gone["kept_from_step"], gone["current_step"]) == (first, 100)
                 assert f"from step {first} on" in gone["detail"]
         enough = 100 - kept // BYTES
-        assert first <= max(0, enough) + actual_spacing + (20 if patches else 0)
+        assert first <= max(0, enough) + (20 if patches else 0)
         assert (first == 0) is (kept >= 1000 * BYTES)
 
     def test_of_the_newest_step_are_there_for_a_retry(self, serve: Serve, kind: str) -> None:

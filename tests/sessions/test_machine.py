@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.main import open_store
+from service.sessions.reaper import ROUND
 from service.settings import Settings
 from service.stores.base import Store
 from tests.conftest import Service
@@ -44,7 +46,31 @@ class Modelled:
     sent: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
-    gone: bool = False
+    state: str = "active"
+    begins: int = 0
+    states: list[Adam | Momentum] = field(default_factory=list)
+    parent: str | None = None
+    loaded: bool = False
+
+    @property
+    def made(self) -> tuple[str, dict[str, Any]]:
+        """The request that made it."""
+        if self.parent is None:
+            return "/v1/sessions", self.body
+        return f"/v1/sessions/{self.parent}/fork", {"id": self.body["id"], "step": self.begins}
+
+    @property
+    def step(self) -> int:
+        """The step at which it stands."""
+        return self.begins + len(self.sent)
+
+    def at(self, step: int) -> list[float]:
+        """The parameters after a step."""
+        return self.params[step - self.begins]
+
+    def moved(self) -> None:
+        """Note the model's state as that before the next step."""
+        self.states[len(self.sent) :] = [copy.deepcopy(self.model)]
 
 
 class Machine(RuleBasedStateMachine):
@@ -57,7 +83,12 @@ class Machine(RuleBasedStateMachine):
         self.now = 1_000_000.0
         self.bounded = kept == "few"
         self.settings = Settings(
-            store=kind, data=self.directory, kept_gradient_bytes=KEPT[kept], snapshot_every=spacing, cache_bytes=200
+            store=kind,
+            data=self.directory,
+            kept_gradient_bytes=KEPT[kept],
+            snapshot_every=spacing,
+            cache_bytes=200,
+            reap_seconds=0,
         )
         self.store: Store = open_store(self.settings)
         self.service = self.serve()
@@ -90,9 +121,9 @@ class Machine(RuleBasedStateMachine):
 
     def lives(self, session: Modelled) -> bool:
         """Whether it does; notes an expiry, which whoever asks next will find."""
-        if session.ttl is not None and self.now > session.updated + session.ttl:
-            session.gone = True
-        return not session.gone
+        if session.state == "active" and session.ttl is not None and self.now > session.updated + session.ttl:
+            session.state = "expired"
+        return session.state == "active"
 
     def post(self, session: Modelled, body: dict[str, Any], service: Service | None = None) -> Any:
         return (service or self.service).post(f"{self.path(session)}/steps", body)
@@ -108,12 +139,13 @@ class Machine(RuleBasedStateMachine):
         session.updated = self.now
         session.params.append(session.model.params.tolist())
         answer = response.json()
-        number = len(session.params) - 1
+        number = session.begins + len(session.params) - 1
         assert (answer["step"], answer["durable_step"], answer["replayed"]) == (number, number, False)
         assert answer["params"] == session.params[-1]
         assert answer["learning_rate"] == session.model.learning_rate
         session.sent.append({**body, "step": number})
         session.answers.append(answer)
+        session.moved()
 
     @precondition(lambda self: len(self.sessions) < 6)
     @rule(optimizer=st.sampled_from(list(MODELS)), params=gradients, ttl=st.none() | st.integers(50, 500))
@@ -125,13 +157,18 @@ class Machine(RuleBasedStateMachine):
         response = self.service.post("/v1/sessions", body)
         assert response.status_code == 201, response.text
         assert response.json()["params"] == params
-        self.sessions.append(Modelled(body, model(params), ttl, self.now, [params]))
+        session = Modelled(body, model(params), ttl, self.now, [params])
+        session.moved()
+        self.sessions.append(session)
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, other=st.booleans())
     def create_again(self, which: int, other: bool) -> None:
         session = self.pick(which)
-        response = self.service.post("/v1/sessions", {**session.body, "labels": {"x": "y"}} if other else session.body)
+        if session.loaded:
+            return
+        path, body = session.made
+        response = self.service.post(path, {**body, "labels": {"x": "y"}} if other else body)
         if not self.lives(session):
             problem(response, 410, "gone")
         elif other:
@@ -145,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         if patch is not None:
             self.patch(which, patch)
         session = self.pick(which)
-        self.take(session, {"gradients": gradients, "loss": loss, "step": len(session.params)})
+        self.take(session, {"gradients": gradients, "loss": loss, "step": session.step + 1})
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, gradients=st.lists(gradients, min_size=2, max_size=8))
@@ -166,9 +203,9 @@ class Machine(RuleBasedStateMachine):
             problem(response, 410, "gone")
             return
         if response.status_code == 410:
-            self.check_forgotten(session, response, i + 1 if returning == "params" else i)
+            self.check_forgotten(session, response, session.begins + i + (returning == "params"))
             return
-        expected = {**session.answers[i], "durable_step": len(session.sent), "replayed": True}
+        expected = {**session.answers[i], "durable_step": session.step, "replayed": True}
         if returning != "params":
             del expected["params"]
         if returning == "updates":
@@ -190,7 +227,7 @@ class Machine(RuleBasedStateMachine):
         if not self.lives(session):
             problem(response, 410, "gone")
         else:
-            assert problem(response, 422, "step-reused")["current_step"] == len(session.sent)
+            assert problem(response, 422, "step-reused")["current_step"] == session.step
 
     @precondition(lambda self: self.sessions)
     @rule(which=which)
@@ -203,11 +240,11 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, ahead=st.integers(1, 100))
     def gap(self, which: int, ahead: int) -> None:
         session = self.pick(which)
-        response = self.post(session, {"gradients": [0.0, 0.0], "step": len(session.params) + ahead})
+        response = self.post(session, {"gradients": [0.0, 0.0], "step": session.step + 1 + ahead})
         if not self.lives(session):
             problem(response, 410, "gone")
         else:
-            assert problem(response, 412, "step-mismatch")["current_step"] == len(session.sent)
+            assert problem(response, 412, "step-mismatch")["current_step"] == session.step
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, gradients=st.sampled_from([[1.0], [1.0, None], {"w": 1.0}, [1.0, "2"], None, [1e200, 1e308]]))
@@ -216,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         huge = gradients == [1e200, 1e308]
         if huge and session.body["optimizer"] is MOMENTUM:
             return
-        response = self.post(session, {"gradients": gradients, "step": len(session.params)})
+        response = self.post(session, {"gradients": gradients, "step": session.step + 1})
         assert response.status_code == (422 if self.lives(session) else 410)
 
     @precondition(lambda self: self.sessions)
@@ -230,6 +267,7 @@ class Machine(RuleBasedStateMachine):
         assert (response.status_code, response.json()["hyperparameters"]["learning_rate"]) == (200, rate)
         session.model.learning_rate = rate
         session.updated = self.now
+        session.moved()
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, ttl=st.none() | st.integers(50, 500), label=st.sampled_from("abc"))
@@ -249,26 +287,111 @@ class Machine(RuleBasedStateMachine):
     @rule(which=which, at=which)
     def read_params(self, which: int, at: int) -> None:
         session = self.pick(which)
-        step = at % (len(session.params) + 2)
+        step = at % (session.step + 2)
         response = self.service.get(f"{self.path(session)}/params?step={step}")
         if not self.lives(session):
             problem(response, 410, "gone")
-        elif step >= len(session.params):
+        elif step > session.step:
             problem(response, 404, "not-found")
         elif response.status_code == 410:
             self.check_forgotten(session, response, step)
         else:
-            assert response.json() == {"step": step, "params": session.params[step]}
+            assert response.json() == {"step": step, "params": session.at(step)}
 
     def check_forgotten(self, session: Modelled, response: Any, step: int) -> None:
-        """That something is gone is only right where gradients are bounded, and far enough back."""
+        """That something is gone is only right before a fork began, or where gradients are bounded and far back."""
         gone = problem(response, 410, "step-not-kept")
-        assert self.bounded
-        assert step < gone["kept_from_step"] <= len(session.sent)
-        assert gone["kept_from_step"] > 0
-        assert step < len(session.sent) - 1
-        first = self.service.get(f"{self.path(session)}/params?step={gone['kept_from_step']}")
-        assert first.json()["params"] == session.params[gone["kept_from_step"]]
+        first = gone["kept_from_step"]
+        assert step < first <= session.step
+        assert first > 0
+        if step >= session.begins:
+            assert self.bounded
+            assert step < session.step - 1
+        kept = self.service.get(f"{self.path(session)}/params?step={first}")
+        assert kept.json()["params"] == session.at(first)
+
+    # What goes back
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, at=which, fenced=st.booleans(), again=st.integers(0, 2))
+    def rewind(self, which: int, at: int, fenced: bool, again: int) -> None:
+        session = self.pick(which)
+        since, step = session.step, session.begins + at % (len(session.sent) + 1)
+        body = {"step": step, **({"from": since} if fenced else {})}
+        response = self.service.post(f"{self.path(session)}/rewind", body)
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        if response.status_code == 410:
+            self.check_forgotten(session, response, step)
+            return
+        back = step - session.begins
+        if step != since:
+            session.updated = self.now
+        del session.sent[back:], session.answers[back:], session.params[back + 1 :], session.states[back + 1 :]
+        session.model = copy.deepcopy(session.states[back])
+        for replayed in [step == since] + [True] * again:
+            assert response.json()["params"] == session.params[-1]
+            assert (response.json()["step"], response.json()["replayed"]) == (step, replayed)
+            response = self.service.post(f"{self.path(session)}/rewind", body)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, ahead=st.integers(1, 9), fence=st.booleans())
+    def rewind_astray(self, which: int, ahead: int, fence: bool) -> None:
+        session = self.pick(which)
+        body = {"step": 0, "from": session.step + ahead} if fence else {"step": session.step + ahead}
+        response = self.service.post(f"{self.path(session)}/rewind", body)
+        if not self.lives(session):
+            problem(response, 410, "gone")
+        elif response.status_code == 200:  # there was such a rewind, and its fence is known
+            assert fence
+            assert response.json()["replayed"] is True
+            assert response.json()["step"] == session.step
+        else:
+            assert problem(response, 412, "step-mismatch")["current_step"] == session.step
+
+    @precondition(lambda self: 0 < len(self.sessions) < 9)
+    @rule(which=which, at=which)
+    def fork(self, which: int, at: int) -> None:
+        parent = self.pick(which)
+        step = parent.begins + at % (len(parent.sent) + 1)
+        body = {**parent.body, "id": f"s{len(self.sessions)}"}
+        child = Modelled(body, parent.model, parent.ttl, self.now, [])
+        child.begins, child.parent, child.labels = step, parent.body["id"], parent.labels
+        path, sent = child.made
+        response = self.service.post(path, sent)
+        if not self.lives(parent):
+            problem(response, 410, "gone")
+            return
+        if response.status_code == 410:
+            self.check_forgotten(parent, response, step)
+            return
+        assert (response.status_code, response.json()["parent"]) == (201, {"id": child.parent, "step": step})
+        child.model = copy.deepcopy(parent.states[step - parent.begins])
+        child.params = [child.model.params.tolist()]
+        child.moved()
+        assert response.json()["params"] == child.params[-1]
+        self.sessions.append(child)
+
+    @precondition(lambda self: 0 < len(self.sessions) < 9)
+    @rule(which=which)
+    def save_and_load(self, which: int) -> None:
+        """A checkpoint out and in, which goes on where it was."""
+        session = self.pick(which)
+        response = self.service.get(f"{self.path(session)}/state")
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        id = f"s{len(self.sessions)}"
+        headers = {"content-type": response.headers["content-type"]}
+        made = self.service.post(f"/v1/sessions?id={id}", content=response.content, headers=headers)
+        assert made.status_code == 201, made.text
+        copied = Modelled(
+            {**session.body, "id": id}, copy.deepcopy(session.model), None, self.now, [session.params[-1]]
+        )
+        copied.begins, copied.labels, copied.loaded = session.step, session.labels, True
+        copied.moved()
+        self.sessions.append(copied)
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, limit=st.integers(1, 5))
@@ -293,7 +416,7 @@ class Machine(RuleBasedStateMachine):
         items = self.service.get("/v1/sessions").json()["items"]
         living = [session for session in self.sessions if self.lives(session)]
         assert [(item["id"], item["step"], item["labels"]) for item in items] == [
-            (session.body["id"], len(session.sent), session.labels) for session in reversed(living)
+            (session.body["id"], session.step, session.labels) for session in reversed(living)
         ]
 
     # What happens besides
@@ -304,7 +427,8 @@ class Machine(RuleBasedStateMachine):
         session = self.pick(which)
         response = self.service.delete(self.path(session))
         assert response.status_code == (204 if self.lives(session) else 410)
-        session.gone = True
+        if session.state == "active":
+            session.state = "deleted"
 
     @rule()
     def evict(self) -> None:
@@ -325,31 +449,42 @@ class Machine(RuleBasedStateMachine):
     def rival(self, which: int, gradients: list[float], same: bool) -> None:
         """Another engine takes the step that we are about to take, with the same body or another."""
         session = self.pick(which)
-        body = {"gradients": gradients, "step": len(session.params)}
+        body = {"gradients": gradients, "step": session.step + 1}
         rival = self.serve()
         try:
             self.take(session, body, rival)
         finally:
             rival.stop()
-        if session.gone:
+        if session.state != "active":
             return
         if same:
             answer = self.post(session, body)
             assert answer.json() == {**session.answers[-1], "replayed": True}
         else:
             refused = self.post(session, {**body, "gradients": [gradients[0] + 1.0, gradients[1]]})
-            assert problem(refused, 422, "step-reused")["current_step"] == len(session.sent)
+            assert problem(refused, 422, "step-reused")["current_step"] == session.step
 
     @rule(seconds=st.sampled_from([1, 10, 60, 200]))
     def wait(self, seconds: int) -> None:
         self.now += seconds
+
+    @rule()
+    def reap(self) -> None:
+        """What expired is erased although nobody asked for it."""
+        while self.runner.run(self.service.engine.reap()) == ROUND:
+            pass
+        expired = {
+            session.body["id"] for session in self.sessions if not self.lives(session) and session.state == "expired"
+        }
+        listed = self.service.get("/v1/sessions?state=expired").json()["items"]
+        assert {item["id"] for item in listed} == expired
 
     @invariant()
     def every_session_is_what_it_must_be(self) -> None:
         for session in getattr(self, "sessions", ()):
             response = self.service.get(f"{self.path(session)}/params")
             if self.lives(session):
-                assert response.json() == {"step": len(session.sent), "params": session.params[-1]}
+                assert response.json() == {"step": session.step, "params": session.params[-1]}
             else:
                 problem(response, 410, "gone")
 

@@ -7,17 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
-import json
 import os
 import random
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +22,7 @@ import pytest
 from service.settings import Settings
 from service.stores.sqlite import SQLiteStore
 from tests.conftest import Service
+from tests.faults.processes import Caller, Unknown, serving
 
 ROUNDS = 22
 START_ROUNDS = 6
@@ -69,69 +64,6 @@ def body_of(name: str, step: int) -> dict[str, Any]:
     return {"gradients": gradients, "step": step, "loss": float(rng.random())}
 
 
-class Server:
-    """`thalweg serve` in a process of its own."""
-
-    def __init__(self, data: Path) -> None:
-        flags = [text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-        command = [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data", str(data), *flags]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("THALWEG_")}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        self.port = 0
-
-    def listens(self) -> int:
-        """The port, once it listens."""
-        assert self.process.stderr is not None
-        said = ""
-        for line in self.process.stderr:
-            said += line
-            if found := re.search(r"listens on http://127\.0\.0\.1:(\d+)", line):
-                self.port = int(found[1])
-                return self.port
-        raise AssertionError(f"the service did not start: {said}")
-
-    def end(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal and wait for the end."""
-        self.process.send_signal(number)
-        self.process.wait(30)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-
-
-@contextlib.contextmanager
-def serving(data: Path) -> Iterator[Server]:
-    """A server, killed in the end if it still lives."""
-    server = Server(data)
-    try:
-        yield server
-    finally:
-        if server.process.poll() is None:
-            server.end()
-
-
-class Unknown(Exception):
-    """No answer came: the request may have happened."""
-
-
-class Caller:
-    """One connection to a server."""
-
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-
-    def call(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        try:
-            text = None if body is None else json.dumps(body)
-            self._connection.request(method, path, text, {"content-type": "application/json"} if text else {})
-            response = self._connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Unknown from error
-
-    def close(self) -> None:
-        self._connection.close()
-
-
 @dataclass
 class Told:
     """What a client of a session was told, over all rounds."""
@@ -157,13 +89,18 @@ class Told:
         self.durable = max(self.durable, answer["durable_step"])
 
 
-def client(told: Told, port: int, until: threading.Event) -> None:
-    """Take step after step until the server is gone or there was enough."""
+def client(told: Told, port: int, until: threading.Event, seed: float = 0.0) -> None:
+    """Take step after step until the server is gone or there was enough; now and then hang up before the answer."""
     caller = Caller(port)
+    impatience = random.Random(f"{seed} {told.name}")
     try:
         while not until.is_set():
             step = told.acknowledged + 1
             told.unanswered = step
+            if impatience.random() < 0.1:
+                caller.send("POST", f"{told.path}/steps", body_of(told.name, step))
+                caller.close()  # opened again by the next request
+                continue
             status, answer = caller.call("POST", f"{told.path}/steps", body_of(told.name, step))
             if status == 200 and answer["step"] == step:
                 told.unanswered = None
@@ -248,7 +185,7 @@ def test_a_killed_service_goes_on_as_if_nothing_had_happened(tmp_path: Path, see
     tolds = [Told(name) for name in SESSIONS]
     caught_unanswered = 0
     for number in range(ROUNDS):
-        with serving(tmp_path) as server:
+        with serving(tmp_path, SETTINGS) as server:
             port = server.listens()
             if number == 0:
                 caller = Caller(port)
@@ -258,7 +195,7 @@ def test_a_killed_service_goes_on_as_if_nothing_had_happened(tmp_path: Path, see
             for told in tolds:
                 check(told, port)
             enough = threading.Event()
-            threads = [threading.Thread(target=client, args=(told, port, enough)) for told in tolds]
+            threads = [threading.Thread(target=client, args=(told, port, enough, rng.random())) for told in tolds]
             for thread in threads:
                 thread.start()
             time.sleep(rng.uniform(0.01, 0.25))
@@ -271,10 +208,10 @@ def test_a_killed_service_goes_on_as_if_nothing_had_happened(tmp_path: Path, see
         caught_unanswered += sum(told.unanswered is not None for told in tolds)
 
     for _ in range(START_ROUNDS):  # also while it starts, and while it loads what it starts with
-        with serving(tmp_path) as server:
+        with serving(tmp_path, SETTINGS) as server:
             time.sleep(rng.uniform(0.0, 0.9))
             server.end()
-    with serving(tmp_path) as server:
+    with serving(tmp_path, SETTINGS) as server:
         port = server.listens()
         reads = [threading.Thread(target=stare, args=(told, port)) for told in tolds]
         for thread in reads:
@@ -284,7 +221,7 @@ def test_a_killed_service_goes_on_as_if_nothing_had_happened(tmp_path: Path, see
         for thread in reads:
             thread.join(30)
 
-    with serving(tmp_path) as server:
+    with serving(tmp_path, SETTINGS) as server:
         port = server.listens()
         for told in tolds:
             check(told, port)
@@ -329,7 +266,7 @@ def stare(told: Told, port: int) -> None:
 def test_a_stop_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     """SIGTERM under load: whatever the durability, what was answered is there."""
     tolds = [Told(name) for name in ("adam", "few", "none")]
-    with serving(tmp_path) as server:
+    with serving(tmp_path, SETTINGS) as server:
         port = server.listens()
         caller = Caller(port)
         for told in tolds:
@@ -346,7 +283,7 @@ def test_a_stop_loses_nothing_that_was_answered(tmp_path: Path) -> None:
             thread.join(30)
         assert server.process.returncode == 0
     assert not any(told.wrong for told in tolds), [told.wrong for told in tolds]
-    with serving(tmp_path) as server:
+    with serving(tmp_path, SETTINGS) as server:
         port = server.listens()
         caller = Caller(port)
         for told in tolds:
