@@ -116,6 +116,12 @@ class Optimizer:
         """Whether a step may be incomplete: gathered only, or an evaluation on the way."""
         return self.rule.committed is not None or any(t.transform.holds for t in self.transforms)
 
+    @cached_property
+    def work(self) -> int:
+        """About how many elements an elementwise rule would have for a step to take as long as one of this."""
+        weight = {"matrix": 1000, "evaluating": 20}.get(self.specification.algorithm.kind, 1)
+        return max(weight * self.layout.size, 0 if self.inner is None else self.inner.work)
+
     # State
 
     @cached_property

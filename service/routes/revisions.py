@@ -6,9 +6,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from service.errors import Invalid
-from service.routes.bodies import Body, Tensors, json_answer, json_body, read
+from service.routes.bodies import Body, Tensors, json_body, read, tensors_answer
 from service.routes.sessions import ANSWER, ID, WRONG_ID, Labels, describe
 from service.sessions.engine import Engine, body_digest
+from service.wire.forms import FORMS
+from service.wire.negotiation import answer_form
 
 PARENT = {"id": "s_0pQm2mWmXlY8gUbPmQJzQm", "step": 0}
 
@@ -43,7 +45,7 @@ def router(engine: Engine) -> APIRouter:
         "/v1/sessions/{id}/rewind",
         operation_id="rewindSession",
         responses={
-            200: json_answer(
+            200: tensors_answer(
                 "The session, standing at that step; `replayed` where it stood there already.",
                 {**ANSWER, "replayed": False},
             )
@@ -60,6 +62,7 @@ def router(engine: Engine) -> APIRouter:
         The session stands again as it did just before the following step was taken, hyperparameters included. The
         steps taken back leave the history and stay in the log. 410 says which step is the oldest to be had.
         """
+        answer_form(request.headers.raw, FORMS)  # refused before anything is made
         body, _ = await read(request, Rewind)
         session, replayed = await engine.rewind(id, body.step, body.since)
         shown: dict[str, Any] = {**describe(session), "replayed": replayed}
@@ -72,8 +75,8 @@ def router(engine: Engine) -> APIRouter:
         operation_id="forkSession",
         status_code=201,
         responses={
-            200: json_answer("This id and this body made a fork before; here it is.", {**ANSWER, "parent": PARENT}),
-            201: json_answer("Created; Location names it.", {**ANSWER, "parent": PARENT}),
+            200: tensors_answer("This id and this body made a fork before; here it is.", {**ANSWER, "parent": PARENT}),
+            201: tensors_answer("Created; Location names it.", {**ANSWER, "parent": PARENT}),
         },
         openapi_extra={
             "requestBody": json_body(
@@ -87,6 +90,7 @@ def router(engine: Engine) -> APIRouter:
     )
     async def fork(id: str, request: Request) -> Response:
         """Make a new session that goes on from a step of this one, which is left as it is."""
+        answer_form(request.headers.raw, FORMS)  # refused before anything is made
         body, raw = await read(request, Fork)
         if body.id is not None and not ID.match(body.id):
             raise Invalid(WRONG_ID, pointer="/id")

@@ -51,7 +51,7 @@ from service.wire.steps import StepRequest
 from service.wire.trees import Flat
 
 T = TypeVar("T")
-INLINE = 16_384  # elements; a step on more runs in the engine's own threads, not on the event loop
+INLINE = 16_384  # elements of work; a step of more runs in the engine's own threads, not on the event loop
 LARGE = 1 << 18  # bytes; a larger state is packed into a snapshot by those threads too
 ATTEMPTS = 5  # how often a request is looked at again after losing a race, before it is told to come back
 
@@ -443,7 +443,7 @@ class Engine:
         session = self._live.at_hand(id)
         if (
             session is None
-            or session.layout.size > INLINE
+            or session.optimizer.work > INLINE
             or self._live.expired(session.head, session.updated)
             or any(request.worker is not None for request in requests)
             or not claim(session.lock)
@@ -492,7 +492,7 @@ class Engine:
                     flat = request.read(session.layout)
                     outcome = await self._again(session, request.step, flat, request.loss, request.returning)
                 else:
-                    outcome = await self._run(session.layout.size, partial(self._work_out, chain, request))
+                    outcome = await self._run(session.optimizer.work, partial(self._work_out, chain, request))
                 chain.outcomes.append(outcome)
             except ThalwegError as error:
                 chain.outcomes.append(error)
@@ -534,7 +534,7 @@ class Engine:
     async def _take(
         self, session: Session, flat: Flat, loss: float | None, returning: str, parts: dict[str, str] | None = None
     ) -> Stepped:
-        done = await self._run(session.layout.size, lambda: compute(session, flat, loss, self._now()))
+        done = await self._run(session.optimizer.work, lambda: compute(session, flat, loss, self._now()))
         if parts is not None:
             done.event["parts"] = parts
             done = done._replace(handled=told(session, done.event))

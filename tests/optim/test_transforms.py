@@ -628,3 +628,14 @@ def test_orders_of_the_global_norm() -> None:
         assert apply({**torch, "order": order}, np.zeros(5)).tolist() == [0.0] * 5
         small = apply({**torch, "max_norm": 1.0, "order": order}, G * 1e-200)
         assert small == pytest.approx(G * 1e-200, rel=1e-14)
+
+
+def test_sparse_gradients_are_not_gathered() -> None:
+    rows = {0: np.array([1])}
+    for transform in ({"name": "accumulate", "steps": 2}, {"name": "ema", "decay": 0.5}):
+        subject = build({"name": "sgd"}, layout(), [transform])
+        with pytest.raises(Invalid, match=f"{transform['name']} takes no sparse gradients; send full ones") as caught:
+            subject.step(subject.init(start()), np.zeros(18), rows=rows)
+        assert caught.value.places[0].pointer == "/gradients"
+    clipped = build({"name": "sgd"}, layout(), [{"name": "clip_by_value", "limit": 1.0}, {"name": "parameter_swa"}])
+    assert clipped.step(clipped.init(start()), np.ones(18), rows=rows).committed

@@ -81,6 +81,17 @@ def pointers(body: dict[str, Any]) -> list[str]:
     return [place["pointer"] for place in body["errors"]]
 
 
+def settle(service: Service) -> None:
+    """Wait until nothing is being written behind the answers."""
+
+    async def written() -> None:
+        while service.engine._background:
+            await asyncio.wait(service.engine._background)
+            await asyncio.sleep(0)
+
+    service._run(written())
+
+
 def contents(store: Store, id: str = "s") -> tuple[bytes, list[Row], Any]:
     """All that a store holds of a session."""
     return store.head(id), store.rows(id, 0, 1 << 30), store.snapshot(id, 1 << 30)

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from service.sessions import checkpoint
 from tests.conftest import Serve, Service
-from tests.sessions.calls import ADAM, create, gradient, params, pointers, problem, shown, step, took, walk
+from tests.sessions.calls import ADAM, create, gradient, params, pointers, problem, settle, shown, step, took, walk
 
 MEDIA_TYPE = "application/vnd.thalweg+safetensors"
 LAYER = {"layer.weight": [[1.0, 2.0], [3.0, 4.0]], "layer.bias": [0.5, -0.5], "scale": 2.0}
@@ -327,5 +327,6 @@ class TestWhatIsRefused:
         problem(service.get("/v1/sessions/s/state"), 404, "not-found")
         create(service)
         walk(service, 40)
+        settle(service)
         problem(service.get("/v1/sessions/s/state?step=41"), 404, "not-found")
         problem(service.get("/v1/sessions/s/state?step=2"), 410, "step-not-kept")

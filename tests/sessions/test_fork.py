@@ -15,6 +15,7 @@ from tests.sessions.calls import (
     params,
     pointers,
     problem,
+    settle,
     shown,
     step,
     took,
@@ -173,6 +174,7 @@ class TestWhatIsRefused:
         service = serve(kind=kind, kept_gradient_bytes=5 * BYTES)
         create(service)
         walk(service, 60)
+        settle(service)
         gone = problem(service.post("/v1/sessions/s/fork", {"step": 3}), 410, "step-not-kept")
         first = gone["kept_from_step"]
         assert fork(service, step=first)["params"] == after(*range(1, first + 1))

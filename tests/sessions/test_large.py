@@ -16,7 +16,7 @@ from service.settings import Settings
 from service.stores.base import Store
 from service.wire.trees import Flat
 from tests.conftest import Run, Serve, Service
-from tests.sessions.calls import ADAM, Between, problem
+from tests.sessions.calls import ADAM, Between, problem, settle
 
 SIZE = 1 << 17  # elements: a gradient of 1 MiB, a state of 3 MiB
 MiB = 1 << 20
@@ -61,21 +61,16 @@ async def steps(service: Service, first: int, last: int, size: int = SIZE) -> Ar
     return params
 
 
-async def settled(service: Service) -> None:
-    """Wait until nothing is being written."""
-    while service.engine._background:
-        await asyncio.wait(service.engine._background)
-        await asyncio.sleep(0)
-
-
 @pytest.mark.parametrize("durability", ["step", "none"])
 def test_snapshots_are_rarer_than_steps(serve: Serve, kind: str, run: Run, durability: str) -> None:
     """Though a gradient is more than a quarter of what is kept."""
     service = serve(kind=kind, kept_gradient_bytes=2 * MiB)
     store = service.engine._store = Counting(service.store)
     large(service, durability)
-    last = run(steps(service, 1, 25))
-    run(settled(service))
+    last = None
+    for n in range(1, 26):
+        last = run(steps(service, n, n))
+        settle(service)
     assert 3 <= len(store.kept) <= 25 // 6  # twice the state's bytes are six gradients
     rows = service.store.rows("s", 0, 99)
     held = sum(len(row.payload or b"") for row in rows)
@@ -106,7 +101,7 @@ def test_the_replay_is_bounded_in_bytes(serve: Serve, kind: str, run: Run, repla
     large(service)
     for last in range(1, 14):
         run(steps(service, last, last))
-        run(settled(service))
+        settle(service)
         newest = service.store.newest_snapshot("s", 1 << 40)
         assert newest is not None
         assert last - newest < most
@@ -158,7 +153,7 @@ def test_a_rewind_past_what_is_kept_says_what_is_left(serve: Serve, kind: str, r
     service = serve(kind=kind, kept_gradient_bytes=0)
     large(service)
     run(steps(service, 1, 20))
-    run(settled(service))
+    settle(service)
     gone = problem(service.post("/v1/sessions/s/rewind", {"step": 1, "return": "none"}), 410, "step-not-kept")
     first = gone["kept_from_step"]
     assert 6 <= first < 20

@@ -17,6 +17,7 @@ from tests.sessions.calls import (
     params,
     problem,
     resolved,
+    settle,
     shown,
     step,
     took,
@@ -162,6 +163,7 @@ class TestARetry:
         create(service)
         walk(service, 5)
         first = rewind(service, 2)
+        settle(service)
         before = contents(service.store)
         for more in ({}, {"from": 5}, {"from": 2}):
             assert rewind(service, 2, **more) == first | {"replayed": True}
@@ -175,6 +177,7 @@ class TestARetry:
         if patched:
             service.patch("/v1/sessions/s", {"hyperparameters": {"learning_rate": 0.5}})
         answer = took(service, gradient(30), 3)
+        settle(service)
         before = contents(service.store)
         again = rewind(service, 2, **{"from": 5})
         assert (again["replayed"], again["step"], again["params"]) == (True, 3, answer["params"])
@@ -247,6 +250,15 @@ class TestWhatIsRefused:
         assert [place["pointer"] for place in refused["errors"]] == [pointer]
         assert shown(service)["step"] == 2
 
+    @pytest.mark.parametrize("path", ["rewind", "fork"])
+    def test_an_answer_in_a_form_that_there_is_not(self, service: Service, path: str) -> None:
+        create(service)
+        walk(service, 2)
+        headers = {"accept": "image/png"}
+        refused = service.post(f"/v1/sessions/s/{path}", {"step": 1}, headers=headers)
+        problem(refused, 406, "not-acceptable")
+        assert (shown(service)["step"], service.store.count()) == (2, 1)
+
     def test_a_step_that_was_not_taken(self, service: Service) -> None:
         create(service)
         walk(service, 2)
@@ -264,6 +276,7 @@ class TestWhatIsRefused:
         service = serve(kind=kind, kept_gradient_bytes=kept)
         create(service)
         walk(service, 100)
+        settle(service)
         before = contents(service.store)
         gone = problem(service.post("/v1/sessions/s/rewind", {"step": 3}), 410, "step-not-kept")
         first = gone["kept_from_step"]
@@ -272,6 +285,7 @@ class TestWhatIsRefused:
         problem(service.post("/v1/sessions/s/rewind", {"step": first - 1}), 410, "step-not-kept")
         assert rewind(service, first)["params"] == after(*range(1, first + 1))
         walk(service, first + 60, first=first + 1)
+        settle(service)
         gone = problem(service.get("/v1/sessions/s/params?step=3"), 410, "step-not-kept")
         oldest = gone["kept_from_step"]
         problem(service.get(f"/v1/sessions/s/params?step={oldest - 1}"), 410, "step-not-kept")
