@@ -1,6 +1,6 @@
 """`make bench`: what the service can carry, against named peers measured in the same run.
 
-    python -m tests.benchmarks [steps] [kernels] [start] [--rounds 5] [--seconds 4]
+    python -m tests.benchmarks [steps] [streams] [kernels] [start] [--rounds 5] [--seconds 4]
 
 Rounds alternate between the candidates, for the machine may be noisy; medians are printed, and the ratios are what
 travels. Load goes to 127.0.0.1 only. `steps` needs wrk.
@@ -22,7 +22,7 @@ from socket import socket
 
 import httpx
 
-from tests.benchmarks import kernels
+from tests.benchmarks import kernels, streaming
 
 HERE = Path(__file__).parent
 SESSIONS = 64
@@ -107,6 +107,18 @@ def steps(rounds: int, seconds: int) -> None:
         print(f"  thalweg / {name}: {statistics.median(pairs):.2f}  ({min(pairs):.2f} to {max(pairs):.2f})")
 
 
+def streams(rounds: int, seconds: int) -> None:
+    """Durable steps/s by the batch and over one WebSocket."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        data = stack.enter_context(tempfile.TemporaryDirectory())
+        url = stack.enter_context(running(["service.cli", "serve", "--port", str(port), "--data", data], port))
+        for i in range(streaming.BATCH):
+            body = {"id": f"b{i}", "params": TEN, "optimizer": {"name": "adam"}}
+            httpx.post(f"{url}/v1/sessions", json=body).raise_for_status()
+        streaming.table(url, rounds, seconds)
+
+
 def start_up(rounds: int) -> None:
     """From the command to the first answer of a step."""
     taken = []
@@ -123,12 +135,14 @@ def start_up(rounds: int) -> None:
 def main() -> None:
     """Run the benchmarks that are named, or all."""
     parser = argparse.ArgumentParser("tests.benchmarks", description=__doc__)
-    parser.add_argument("which", nargs="*", default=["steps", "kernels", "start"])
+    parser.add_argument("which", nargs="*", default=["steps", "streams", "kernels", "start"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
     chosen = parser.parse_args()
     if "steps" in chosen.which:
         steps(chosen.rounds, chosen.seconds)
+    if "streams" in chosen.which:
+        streams(chosen.rounds, chosen.seconds)
     if "kernels" in chosen.which:
         kernels.table(chosen.rounds)
     if "start" in chosen.which:

@@ -9,12 +9,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     """Echo one request."""
     if scope["type"] != "http":
         return
-    body = b""
+    pieces = []
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        pieces.append(message.get("body", b""))
         if not message.get("more_body"):
             break
+    body = b"".join(pieces)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
