@@ -1,12 +1,18 @@
-"""A service to talk to without a network, and both clients behind one handle."""
+"""A service to talk to without a network, the service itself, and both clients behind one handle."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator
-from types import SimpleNamespace
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +21,7 @@ import pytest
 
 import thalweg
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 PROBLEM = {"content-type": "application/problem+json"}
 
 
@@ -44,13 +51,21 @@ class Script:
 class Descent:
     """Sessions of plain gradient descent with learning rate 0.1, and the service's rules about step numbers.
 
-    `faults` gives for each request in turn: None, "before" (the request is lost) or "after" (the answer is lost).
+    `faults` gives for each request in turn: None, "before" (the request is lost) or "after" (the answer is lost). With
+    `durable`, a function of the step, an answer says that this one is the durable step.
     """
 
-    def __init__(self, faults: Iterable[str | None] = ()) -> None:
+    def __init__(self, faults: Iterable[str | None] = (), durable: Callable[[int], int] | None = None) -> None:
         self.faults = iter(faults)
+        self.durable = durable
         self.sessions: dict[str, SimpleNamespace] = {}
         self.applied = 0
+
+    def fall_back(self, step: int) -> None:
+        """A crash that undoes the steps after this one in all sessions."""
+        for session in self.sessions.values():
+            del session.taken[step:]
+            session.params = session.taken[-1][1]["params"] if session.taken else session.body["params"]
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         fault = next(self.faults, None)
@@ -69,6 +84,11 @@ class Descent:
                 return problem(404, "not-found")
             case ["POST", id, "steps"]:
                 return self.step(self.sessions[id], body)
+            case ["POST", id, "rewind"]:
+                session = self.sessions[id]
+                del session.taken[body["step"] :]
+                session.params = session.taken[-1][1]["params"] if session.taken else session.body["params"]
+                return httpx.Response(200, json={**self.description(session), "params": session.params})
             case ["GET", id, "params"]:
                 session = self.sessions[id]
                 return httpx.Response(200, json={"step": len(session.taken), "params": session.params})
@@ -85,7 +105,8 @@ class Descent:
         return problem(405, "method-not-allowed")
 
     def description(self, session: SimpleNamespace) -> dict[str, Any]:
-        return {"id": session.id, "step": len(session.taken), "dtype": "float64", "optimizer": {"name": "sgd"}}
+        told = {"id": session.id, "step": len(session.taken), "dtype": "float64", "optimizer": {"name": "sgd"}}
+        return told | ({"durability": "every:9", "durable_step": 0} if self.durable else {})
 
     def create(self, body: Any) -> httpx.Response:
         known = self.sessions.get(body["id"])
@@ -101,12 +122,14 @@ class Descent:
             return problem(412, "step-mismatch", current_step=current)
         if number <= current:
             before, answer = session.taken[number - 1]
-            if before != body:
+            if {**before, "return": None} != {**body, "return": None}:
                 return problem(422, "step-reused")
             return httpx.Response(200, json={**answer, "replayed": True})
         self.applied += 1
         session.params = descend(session.params, body["gradients"])
         answer = {"step": number, "loss": body.get("loss"), "learning_rate": 0.1, "replayed": False}
+        if self.durable:
+            answer["durable_step"] = self.durable(number)
         session.taken.append((body, {**answer, "params": session.params}))
         return httpx.Response(200, json=session.taken[-1][1])
 
@@ -165,7 +188,64 @@ def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@contextlib.asynccontextmanager
+async def opened(stream: Any) -> AsyncIterator[Any]:
+    """A stream of either client, for `async with`."""
+    if hasattr(stream, "__aenter__"):
+        async with stream:
+            yield stream
+    else:
+        with stream:
+            yield stream
+
+
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
-    """What the tests build: scripts, services, problem documents, clients."""
-    return SimpleNamespace(script=Script, descent=Descent, problem=problem, twin=Twin)
+    """What the tests build: scripts, services, problem documents, clients, open streams."""
+    return SimpleNamespace(script=Script, descent=Descent, problem=problem, twin=Twin, opened=opened)
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """The service itself, in a thread, on a free port; where it is installed."""
+    main = pytest.importorskip("service.main")
+    settings = pytest.importorskip("service.settings")
+    uvicorn = pytest.importorskip("uvicorn")
+    app = main.create_app(settings.Settings(store="memory", log_level="critical"))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield "http://{}:{}".format(*listening.getsockname())
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def on_service(twin: Twin, address: str) -> Callable[..., Any]:
+    """Runs an operation on the service; what it raises is raised."""
+
+    def run(operation: Any, **options: Any) -> Any:
+        outcome = twin.run(address, operation, **options)
+        if outcome.error:
+            raise outcome.error
+        assert outcome.pauses == []
+        return outcome.value
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def serving() -> ModuleType:
+    """The example that starts the service as a process, kills it, and starts it again."""
+    pytest.importorskip("service.main")
+    spec = importlib.util.spec_from_file_location("serving", EXAMPLES / "serving.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

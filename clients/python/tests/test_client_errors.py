@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 import thalweg
-from thalweg.errors import BY_STATUS, KINDS, problem
+from thalweg.errors import BY_STATUS, KINDS, from_document, problem
 
 TABLE = {
     "not-json": (400, "NotJson"),
+    "undecodable": (400, "Undecodable"),
     "not-found": (404, "NotFound"),
     "method-not-allowed": (405, "MethodNotAllowed"),
     "not-acceptable": (406, "NotAcceptable"),
@@ -24,9 +25,12 @@ TABLE = {
     "invalid": (422, "Invalid"),
     "step-reused": (422, "StepReused"),
     "non-finite": (422, "NonFinite"),
+    "upgrade-required": (426, "UpgradeRequired"),
     "too-many": (429, "TooMany"),
     "headers-too-large": (431, "HeadersTooLarge"),
     "unavailable": (503, "Unavailable"),
+    "timed-out": (504, "TimedOut"),
+    "out-of-space": (507, "OutOfSpace"),
     "internal": (500, "Internal"),
 }
 
@@ -71,6 +75,21 @@ def test_the_current_step():
     assert thalweg.StepMismatch("No.", extensions={"current_step": 7}).current_step == 7
     assert thalweg.StepReused("No.", extensions={"current_step": 7}).current_step == 7
     assert thalweg.StepMismatch("No.").current_step is None
+    assert thalweg.StepsLost("No.", extensions={"current_step": 7}).resend_from == 8
+    assert thalweg.StepsLost("No.").resend_from is None
+
+
+def test_who_is_missing(twin, make):
+    answer = make.problem(504, "aggregation-timeout", arrived=["a"], missing=["b", "c"], missing_count=2)
+    error = failing(twin, make, answer)
+    assert type(error) is thalweg.TimedOut
+    assert (error.arrived, error.missing, error.extensions["missing_count"]) == (("a",), ("b", "c"), 2)
+    assert thalweg.TimedOut("No.").missing == ()
+
+
+def test_a_problem_among_answers_says_itself_when_to_come_back():
+    error = from_document(503, {"code": "unavailable", "detail": "Busy.", "retry_after": 2})
+    assert (type(error), error.retry_after, error.extensions) == (thalweg.Unavailable, 2.0, {})
 
 
 def test_a_code_that_is_not_known_yet(twin, make):

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import importlib.util
 import math
+import os
+import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -114,6 +117,29 @@ def test_accuracy(examples, batch):
     found = examples.network.predict(params, x)
     assert examples.network.accuracy(params, x, found) == 1.0
     assert examples.network.accuracy(params, x, (found + 1) % SMALL[-1]) == 0.0
+
+
+# The short examples, as they are called
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("descent", r"step 300  loss 0\.\d+\n.*\ndistance 0\.0\d+\n\Z"),
+        ("workers", r"\A150 steps, loss \S+ to 0\.\d+\nthe workers hold the same bits: True\ndistance 0\.00\d+\n\Z"),
+        (
+            "streaming",
+            r"\A1 on the way: 600 steps.* distance 0\.00\d+\n8 on the way: 600 steps.* distance 0\.00\d+\n\Z",
+        ),
+    ],
+    ids=["descent", "workers", "streaming"],
+)
+def test_an_example_does_what_it_says(address, name, said):
+    environment = {**os.environ, "THALWEG_URL": address, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(said, done.stdout), done.stdout
 
 
 # The training, against the service

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import socket
-import threading
-import time
 
 import httpx
 import numpy as np
@@ -16,43 +13,12 @@ import thalweg
 
 main = pytest.importorskip("service.main")
 settings = pytest.importorskip("service.settings")
-uvicorn = pytest.importorskip("uvicorn")
 
 ADAM = {"name": "adam", "learning_rate": 0.1}
 
 
 def new_app():
     return main.create_app(settings.Settings(store="memory", log_level="critical"))
-
-
-@pytest.fixture(scope="module")
-def address():
-    """A service of this module's own, on a free port."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(new_app(), log_level="critical"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield "http://{}:{}".format(*listening.getsockname())
-        server.should_exit = True
-        thread.join(20)
-
-
-@pytest.fixture
-def on_service(twin, address):
-    """Runs an operation on the service; what it raises is raised."""
-
-    def run(operation, **options):
-        outcome = twin.run(address, operation, **options)
-        if outcome.error:
-            raise outcome.error
-        assert outcome.pauses == []
-        return outcome.value
-
-    return run
 
 
 def test_health(on_service):

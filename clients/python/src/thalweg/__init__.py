@@ -25,20 +25,28 @@ from thalweg.errors import (
     NotAcceptable,
     NotFound,
     NotJson,
+    OutOfSpace,
     Place,
     ProblemError,
     StepMismatch,
     StepReused,
+    StepsLost,
     ThalwegError,
+    TimedOut,
     TooLarge,
     TooMany,
     Unavailable,
+    Undecodable,
     UnexpectedAnswer,
     UnsupportedMediaType,
+    UpgradeRequired,
 )
+from thalweg.events import Event
+from thalweg.progress import Bar
 from thalweg.retries import Retries
 from thalweg.sandbox import Best, Run, Trajectories
 from thalweg.steps import Step
+from thalweg.streaming import AsyncStream, Stream
 from thalweg.tensors import Array, Tensors, TensorsLike
 from thalweg.version import __version__
 
@@ -46,11 +54,14 @@ __all__ = [
     "Array",
     "AsyncClient",
     "AsyncSession",
+    "AsyncStream",
+    "Bar",
     "Best",
     "Client",
     "Conflict",
     "ConnectionFailed",
     "Evaluation",
+    "Event",
     "Gone",
     "HeadersTooLarge",
     "Internal",
@@ -62,6 +73,7 @@ __all__ = [
     "NotAcceptable",
     "NotFound",
     "NotJson",
+    "OutOfSpace",
     "Place",
     "ProblemError",
     "Retries",
@@ -70,14 +82,19 @@ __all__ = [
     "Step",
     "StepMismatch",
     "StepReused",
+    "StepsLost",
+    "Stream",
     "Tensors",
     "TensorsLike",
     "ThalwegError",
+    "TimedOut",
     "TooLarge",
     "TooMany",
     "Trajectories",
     "Unavailable",
+    "Undecodable",
     "UnexpectedAnswer",
     "UnsupportedMediaType",
+    "UpgradeRequired",
     "__version__",
 ]

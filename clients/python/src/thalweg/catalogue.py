@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import httpx
 from numpy.typing import ArrayLike
 
 from thalweg.pages import Page, listing
-from thalweg.requests import Call, Record, Request, decode, encode, member, others, path, reading
+from thalweg.requests import Answer, Call, Record, Request, decode, encode, member, others, path, reading
 from thalweg.tensors import Array, check, read_array
 
 
@@ -74,7 +73,7 @@ def evaluate(function: str, points: ArrayLike, *, gradient: bool = False, hessia
     return Call(Request("POST", path("functions", function, "evaluate"), body), _evaluation)
 
 
-def _evaluation(answer: httpx.Response) -> Evaluation:
+def _evaluation(answer: Answer) -> Evaluation:
     document = decode(answer)
     gradients, hessians = document.get("gradients"), document.get("hessians")
     return Evaluation(

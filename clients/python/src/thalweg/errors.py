@@ -7,20 +7,25 @@ ThalwegError
 ├── UnexpectedAnswer            an answer that Thalweg does not give: is something else at this address?
 └── ProblemError                the service said no; one class per `code`
     ├── NotJson                 400 not-json
+    ├── Undecodable             400 undecodable
     ├── NotFound                404 not-found
     ├── MethodNotAllowed        405 method-not-allowed
     ├── NotAcceptable           406 not-acceptable
     ├── Conflict                409 conflict                (tried again by itself)
     ├── Gone                    410 gone
     ├── StepMismatch            412 step-mismatch           .current_step says where the session is
+    │   └── StepsLost           and this client no longer has the steps since then   .resend_from
     ├── TooLarge                413 too-large
     ├── UnsupportedMediaType    415 unsupported-media-type
     ├── Invalid                 422 invalid                 .errors points at the places
     │   ├── StepReused          422 step-reused             .current_step
     │   └── NonFinite           422 non-finite
+    ├── UpgradeRequired         426 upgrade-required
     ├── TooMany                 429 too-many                (tried again by itself) .retry_after
     ├── HeadersTooLarge         431 headers-too-large
     ├── Unavailable             503 unavailable             (tried again by itself) .retry_after
+    ├── TimedOut                504 timed-out               (tried again by itself) .missing says which workers
+    ├── OutOfSpace              507 out-of-space            (tried again by itself)
     └── Internal                500 internal                (tried again by itself)
 
 Every constructor works with the message alone, so that an error survives pickling on its way out of a worker process.
@@ -135,6 +140,12 @@ class NotJson(ProblemError):
     status, code = 400, "not-json"
 
 
+class Undecodable(ProblemError):
+    """The body is not in the encoding that its Content-Encoding says."""
+
+    status, code = 400, "undecodable"
+
+
 class NotFound(ProblemError):
     """There is nothing of that name."""
 
@@ -171,6 +182,16 @@ class StepMismatch(ProblemError):
     status, code = 412, "step-mismatch"
 
 
+class StepsLost(StepMismatch):
+    """The service went down and is back at an earlier step, `current_step`, and the steps since then are no longer here
+    either. Call `session.refresh()`, then send the gradients of step `resend_from` and of those after it again."""
+
+    @property
+    def resend_from(self) -> int | None:
+        """The first step that has to be sent again."""
+        return None if self.current_step is None else self.current_step + 1
+
+
 class TooLarge(ProblemError):
     """The body is larger than the service takes."""
 
@@ -201,6 +222,12 @@ class NonFinite(Invalid):
     status, code = 422, "non-finite"
 
 
+class UpgradeRequired(ProblemError):
+    """The path is for WebSockets only."""
+
+    status, code = 426, "upgrade-required"
+
+
 class TooMany(ProblemError):
     """A limit was reached; `retry_after` says when to come back."""
 
@@ -219,6 +246,29 @@ class Unavailable(ProblemError):
     status, code = 503, "unavailable"
 
 
+class TimedOut(ProblemError):
+    """Others on whom the request waited did not come in time; the step was not taken. `arrived` and `missing` are the
+    workers that sent their part of it and those that are known and did not."""
+
+    status, code = 504, "timed-out"
+
+    @property
+    def arrived(self) -> tuple[str, ...]:
+        """The workers whose parts are there."""
+        return _texts(self.extensions.get("arrived"))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The workers of the step before whose parts are not; `extensions["missing_count"]` counts all."""
+        return _texts(self.extensions.get("missing"))
+
+
+class OutOfSpace(ProblemError):
+    """The service's disk is full; nothing was changed."""
+
+    status, code = 507, "out-of-space"
+
+
 class Internal(ProblemError):
     """The service's fault."""
 
@@ -226,18 +276,31 @@ class Internal(ProblemError):
 
 
 KINDS: tuple[type[ProblemError], ...] = (
-    NotJson, NotFound, MethodNotAllowed, NotAcceptable, Conflict, Gone, StepMismatch, TooLarge, UnsupportedMediaType,
-    Invalid, StepReused, NonFinite, TooMany, HeadersTooLarge, Unavailable, Internal,
+    NotJson, Undecodable, NotFound, MethodNotAllowed, NotAcceptable, Conflict, Gone, StepMismatch, TooLarge,
+    UnsupportedMediaType, Invalid, StepReused, NonFinite, UpgradeRequired, TooMany, HeadersTooLarge, Unavailable,
+    TimedOut, OutOfSpace, Internal,
 )  # fmt: skip
 BY_CODE = {kind.code: kind for kind in KINDS}
 BY_STATUS = {kind.status: kind for kind in reversed(KINDS)}  # reversed: of the three 422, `Invalid` stays
 
 STANDARD = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
+FROM_HEADER = {"retry_after"}  # which a problem that stands among answers has as a member
 
 
 def problem(status: int, content: bytes, *, request_id: str | None, retry_after: float | None) -> ProblemError:
     """The error that an answer with this status and body stands for; a body of any kind will do."""
-    document = _document(content)
+    return from_document(status, _document(content), content, request_id=request_id, retry_after=retry_after)
+
+
+def from_document(
+    status: int,
+    document: Mapping[str, Any],
+    content: bytes = b"",
+    *,
+    request_id: str | None = None,
+    retry_after: float | None = None,
+) -> ProblemError:
+    """The error of a problem document that stands among answers, or of an answer's body."""
     code, title, detail = (_text(document, name) for name in ("code", "title", "detail"))
     # A code that a newer service may add still has a status that is known; an answer without one is not Thalweg's.
     kind = BY_CODE.get(code) or (BY_STATUS.get(status) if code else None) or ProblemError
@@ -248,8 +311,8 @@ def problem(status: int, content: bytes, *, request_id: str | None, retry_after:
         title=title,
         errors=_places(document.get("errors")),
         request_id=_text(document, "request_id") or request_id,
-        retry_after=retry_after,
-        extensions={name: value for name, value in document.items() if name not in STANDARD},
+        retry_after=_number(document.get("retry_after")) if retry_after is None else retry_after,
+        extensions={name: value for name, value in document.items() if name not in STANDARD | FROM_HEADER},
     )
 
 
@@ -271,6 +334,14 @@ def _document(content: bytes) -> dict[str, Any]:
 def _text(document: Mapping[str, Any], name: str) -> str:
     value = document.get(name)
     return value if isinstance(value, str) else ""
+
+
+def _texts(listed: object) -> tuple[str, ...]:
+    return tuple(text for text in listed if isinstance(text, str)) if isinstance(listed, list) else ()
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _places(listed: object) -> Iterable[Place]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
-import httpx
-
 from thalweg.errors import UnexpectedAnswer
-from thalweg.requests import Call, Request, decode, member, path
+from thalweg.requests import Answer, Call, Request, decode, member, path
 
 T = TypeVar("T")
 Query = Mapping[str, str | int | None]
@@ -37,7 +35,7 @@ def listing(
     """
     asked = dict(query or {})
 
-    def parse(answer: httpx.Response) -> Page[T]:
+    def parse(answer: Answer) -> Page[T]:
         document = decode(answer)
         items = [read(item) for item in member(document, "items")]
         cursor = document.get("next_cursor", document.get(f"next_{mark}"))

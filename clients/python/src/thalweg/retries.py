@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from thalweg.errors import ConnectionFailed, InvalidInput, ThalwegError, problem
-from thalweg.requests import Request
+from thalweg.requests import Answer, Request
 
 # The request never left, whatever else is true.
 UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -77,14 +77,14 @@ class Attempts:
         self.count = 0
         self.maybe_done = False
 
-    def answered(self, answer: httpx.Response) -> float | None:
+    def answered(self, answer: Answer) -> float | None:
         """None when the answer may be read, else the pause before the next attempt."""
         status = answer.status_code
         if 200 <= status <= 299 or (status in (404, 410) and self.maybe_done and self.request.gone_is_done):
             return None
         self.count += 1
         asked = retry_after(answer.headers.get("retry-after"), self.now())
-        error = problem(status, answer.content, request_id=answer.headers.get("x-request-id"), retry_after=asked)
+        error = problem(status, bytes(answer.content), request_id=answer.headers.get("x-request-id"), retry_after=asked)
         if "location" in answer.headers:  # never followed: a redirected POST may arrive as a GET
             error.advice = f"It points to {answer.headers['location']}; is base_url right?"
         if not repeatable(status):

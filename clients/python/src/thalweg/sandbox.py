@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Required, TypedDict, Unpack
 
-import httpx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thalweg.errors import InvalidInput, UnexpectedAnswer, excerpt
-from thalweg.requests import Call, Record, Request, decode, encode, given, member, named, others, path
+from thalweg.requests import Answer, Call, Record, Request, decode, encode, given, member, named, others, path
 from thalweg.tensors import Array, check, read_array
 
 PICTURES = {"svg": "image/svg+xml", "png": "image/png"}
@@ -113,9 +112,9 @@ def picture(
     accept = PICTURES[format]
     asked = run(function, start, **settings).request
 
-    def parse(answer: httpx.Response) -> bytes:
+    def parse(answer: Answer) -> bytes:
         _expect(answer, accept)
-        return answer.content
+        return bytes(answer.content)
 
     return Call(asked._replace(path=path("sandbox", "runs", query=[("view", view)]), accept=accept), parse)
 
@@ -123,14 +122,14 @@ def picture(
 def csv(function: str, start: ArrayLike | None = None, **settings: Unpack[RunSettings]) -> Call[str]:
     """The rows of what `run` with the same arguments does, as CSV with a header line."""
 
-    def parse(answer: httpx.Response) -> str:
+    def parse(answer: Answer) -> str:
         _expect(answer, CSV)
-        return answer.content.decode("utf-8")
+        return bytes(answer.content).decode("utf-8")
 
     return Call(run(function, start, **settings).request._replace(accept=CSV), parse)
 
 
-def _trajectories(answer: httpx.Response) -> Trajectories:
+def _trajectories(answer: Answer) -> Trajectories:
     document = decode(answer)
     return Trajectories(
         function=member(document, "function"),
@@ -160,7 +159,9 @@ def _best(item: Record) -> Best:
     return Best(member(item, "step"), member(item, "value"), read_array(member(item, "params")))
 
 
-def _expect(answer: httpx.Response, media_type: str) -> None:
+def _expect(answer: Answer, media_type: str) -> None:
     found = answer.headers.get("content-type", "nothing")
     if not found.startswith(media_type):
-        raise UnexpectedAnswer(f"{media_type} was asked for and {found} came, beginning: {excerpt(answer.content)}")
+        raise UnexpectedAnswer(
+            f"{media_type} was asked for and {found} came, beginning: {excerpt(bytes(answer.content))}"
+        )

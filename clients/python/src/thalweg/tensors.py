@@ -1,11 +1,12 @@
-"""Arrays, and how they stand in JSON: one array, or an object from name to array.
+"""Arrays, and how they travel: as nested lists in JSON, or as the bytes that they are.
 
-A double is written with the fewest digits that read back as the same double, and a float32 is written as the double
-that equals it; both arrive exactly.
+In JSON a double is written with the fewest digits that read back as the same double, and a float32 as the double that
+equals it; both arrive exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -23,9 +24,11 @@ TensorsLike: TypeAlias = ArrayLike | Mapping[str, ArrayLike | None]
 
 Checked: TypeAlias = Array | dict[str, Array | None]
 Shapes: TypeAlias = tuple[int, ...] | dict[str, tuple[int, ...]]
+Piece: TypeAlias = bytes | memoryview
 
 # Half precision and what is unknown here is read as double, which holds every value of any of them.
 DTYPES: Mapping[str, type[np.floating[Any]]] = {"float32": np.float32, "float16": np.float16}
+STORED = tuple(np.dtype(code) for code in ("<f8", "<f4", "<f2"))
 
 
 def check(value: TensorsLike, pointer: str, *, non_finite: bool = False) -> Checked:
@@ -53,6 +56,40 @@ def shapes(tensors: Array | Mapping[str, Array | None]) -> Shapes:
     return tensors.shape
 
 
+def size(layout: Shapes) -> int:
+    """How many numbers a layout has."""
+    return sum(map(math.prod, layout.values())) if isinstance(layout, dict) else math.prod(layout)
+
+
+def stored(array: Array, dtype: str | None = None) -> Array:
+    """The array as its bytes can be sent: little-endian and in one piece; itself where it is so. With `dtype`, of that
+    type; a number past its range becomes infinite, and the service refuses it as such."""
+    if dtype is not None:
+        with np.errstate(all="ignore"):
+            array = array.astype(np.dtype(DTYPES.get(dtype, np.float64)), copy=False)
+    if array.dtype not in STORED:
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def raw(array: Array) -> memoryview:
+    """The bytes of a stored array, not copied."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def kept(tensors: Checked) -> Checked:
+    """A copy, which stays as it is whatever the caller does with its arrays."""
+    if isinstance(tensors, dict):
+        return {name: None if array is None else array.copy() for name, array in tensors.items()}
+    return tensors.copy()
+
+
+def weight(tensors: Checked) -> int:
+    """The bytes that the numbers take."""
+    arrays = tensors.values() if isinstance(tensors, dict) else (tensors,)
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
 def to_json(tensors: Checked) -> Any:
     """Nested lists. A non-finite number becomes null, as JSON has no word for it."""
     if isinstance(tensors, dict):
@@ -62,12 +99,18 @@ def to_json(tensors: Checked) -> Any:
 
 def from_json(tree: Any, dtype: str | None = None, layout: Shapes | None = None) -> Tensors:
     """Arrays of an answer. A name whose value is null is left out. `layout` restores what nested lists cannot say:
-    a shape with a zero in front of other numbers."""
+    a shape with a zero in front of other numbers. What came as arrays already stays as it is."""
+    if isinstance(tree, np.ndarray):
+        return tree
     kind = DTYPES.get(dtype or "", np.float64)
     if not isinstance(tree, dict):
         return read_array(tree, kind, layout if isinstance(layout, tuple) else None)
     known = layout if isinstance(layout, dict) else {}
-    return {name: read_array(item, kind, known.get(name)) for name, item in tree.items() if item is not None}
+    return {
+        name: item if isinstance(item, np.ndarray) else read_array(item, kind, known.get(name))
+        for name, item in tree.items()
+        if item is not None
+    }
 
 
 def read_array(value: Any, kind: type[np.floating[Any]] = np.float64, shape: tuple[int, ...] | None = None) -> Array:
