@@ -44,7 +44,8 @@ class Settings(BaseSettings):
         64 * MiB,
         ge=0,
         description="Gradients kept per session, newest first, so that it can be rewound; older steps keep their "
-        "metrics. Those since the last snapshot but one are kept besides.",
+        "metrics. The oldest kept ones begin at a snapshot, and those since the last snapshot but one are kept "
+        "besides.",
     )
     snapshot_every: int = Field(
         128, ge=1, description="Steps between two snapshots: the most that loading a session replays."

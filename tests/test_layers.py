@@ -19,7 +19,7 @@ service.optim.matrices
 service.optim.rule
 service.optim.rules service.optim.state
 service.optim.schedules service.optim.catalogue service.optim.kernels service.optim.libraries
-service.optim.transforms
+service.optim.transforms service.optim.exchange
 service.optim.specification
 service.optim.groups
 service.optim.optimizer

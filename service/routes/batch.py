@@ -14,7 +14,8 @@ from service.errors import Invalid, ThalwegError
 from service.routes import steps
 from service.routes.bodies import json_answer, whole
 from service.routes.steps import render
-from service.sessions.engine import Engine, Stepped
+from service.sessions.engine import Engine
+from service.sessions.steps import Stepped
 from service.wire.json import MEDIA_TYPE, dumps, loads
 from service.wire.negotiation import answer_form, body_form
 from service.wire.steps import StepRequest, asked

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.errors import NotFound, nearest
-from service.optim import catalogue, libraries
+from service.optim import catalogue, exchange
 from service.optim.schedules import catalogue as schedules
 from service.optim.transforms import catalogue as transforms
 from service.routes.bodies import answer, json_answer
@@ -20,7 +20,8 @@ def router() -> APIRouter:
         "optimizer",
         catalogue.ALGORITHMS,
         catalogue.summary,
-        lambda a: catalogue.describe(a, libraries.spellings_of(a.name)),
+        exchange.describe,
+        exchange.algorithm_of,
     )
     _family(routes, "schedule", schedules.SCHEDULES, schedules.summary, schedules.describe)
     _family(routes, "transform", transforms.TRANSFORMS, transforms.summary, transforms.describe)
@@ -33,8 +34,9 @@ def _family(
     members: Mapping[str, Any],
     short: Callable[[Any], dict[str, Any]],
     describe: Callable[[Any], dict[str, Any]],
+    spelled: Callable[[str], str | None] = lambda name: None,
 ) -> None:
-    """A list and an entry for one family of the catalogue."""
+    """A list and an entry for one family of the catalogue; `spelled` gives our name for a library's."""
     first = next(iter(members.values()))
     items = [short(member) for member in members.values()]
 
@@ -42,6 +44,7 @@ def _family(
         return answer(request, {"items": items})
 
     async def entry(name: str, request: Request) -> Response:
+        name = spelled(name) or name
         if name not in members:
             raise NotFound(
                 f"There is no {kind} {name[:80]!r}{nearest(name, list(members))} There are: {', '.join(members)}."

@@ -31,7 +31,8 @@ from service.routes.bodies import (
 from service.sessions import checkpoint
 from service.sessions.aggregation import MAX_WORKERS, Plan
 from service.sessions.checkpoint import Restoration
-from service.sessions.engine import Creation, Engine, Listed, body_digest, hyperparameters
+from service.sessions.engine import Creation, Engine, body_digest, hyperparameters
+from service.sessions.listing import Listed
 from service.sessions.session import DURABILITY, Session
 from service.wire import raw, safetensors
 from service.wire.forms import FORMS, JSON, SAFETENSORS

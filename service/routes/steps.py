@@ -24,7 +24,8 @@ from service.routes.bodies import (
     whole,
 )
 from service.routes.sessions import timestamp
-from service.sessions.engine import Engine, Stepped
+from service.sessions.engine import Engine
+from service.sessions.steps import Stepped
 from service.shell import problem_messages
 from service.wire.forms import FORMS, JSON, Encoded, encode, encoded
 from service.wire.json import dumps

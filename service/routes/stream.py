@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from service.errors import Gone, NotFound, ThalwegError, UpgradeRequired
 from service.routes.batch import Outcome, problem
 from service.routes.steps import encode_answer
-from service.sessions.engine import Engine, Stepped
+from service.sessions.engine import Engine
+from service.sessions.steps import Stepped
 from service.wire.forms import JSON, SAFETENSORS
 from service.wire.json import dumps
 from service.wire.steps import StepRequest, decode_step

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.errors import NonFinite, Place
+from service.errors import NonFinite, Place, StepMismatch
 from service.optim.state import State, Step
 from service.optim.tensors import BLOCK, Array, Layout, all_finite, norm
 from service.sessions import log
@@ -25,6 +25,21 @@ class Computed(NamedTuple):
     updates: Array
     payload: bytes
     event: dict[str, Any]
+    handled: dict[str, Any]
+
+
+class Stepped(NamedTuple):
+    """The outcome of a step; `params` and `updates` are flat, and None where they were not asked for."""
+
+    layout: Layout
+    step: int
+    params: Array | None
+    updates: Array | None
+    learning_rate: float
+    gradient_norm: float
+    update_norm: float
+    durable_step: int
+    replayed: bool
     handled: dict[str, Any]
 
 
@@ -92,6 +107,36 @@ def _step(session: Session, flat: Flat, loss: float | None) -> Step:
         return session.optimizer.step(session.state, flat.values, flat.absent, loss, flat.rows)
     except NonFinite as error:  # a transform that cannot do it
         raise error.at("/gradients") from None
+
+
+def answered(layout: Layout, done: Computed, returning: str, durable: int) -> Stepped:
+    """What is answered to a step that was just taken."""
+    event = done.event
+    return Stepped(
+        layout,
+        event["step"],
+        done.state.params if returning in ("params", "both") else None,
+        done.updates if returning in ("updates", "both") else None,
+        event["learning_rate"],
+        event["gradient_norm"],
+        event["update_norm"],
+        durable,
+        False,
+        done.handled,
+    )
+
+
+def chosen(stepped: Stepped, returning: str) -> Stepped:
+    """An outcome that has everything, as one of those who share it asked for it."""
+    return stepped._replace(
+        params=stepped.params if returning == "params" else None,
+        updates=stepped.updates if returning == "updates" else None,
+    )
+
+
+def mismatch(current: int) -> StepMismatch:
+    """The error for a step that is not the next one."""
+    return StepMismatch(f"The session is at step {current}; send step {current + 1} next.", current_step=current)
 
 
 def told(session: Session, event: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import numpy as np
 
 from service.errors import Conflict, Gone, NotFound, OutOfSpace, StepMismatch, Unavailable
 from service.optim.optimizer import build
-from service.sessions.engine import Creation, Engine, Stepped
+from service.sessions.engine import Creation, Engine
+from service.sessions.steps import Stepped
 from service.settings import Settings
 from service.stores.base import Store
 from service.stores.memory import MemoryStore

@@ -85,8 +85,8 @@ def settle(service: Service) -> None:
     """Wait until nothing is being written behind the answers."""
 
     async def written() -> None:
-        while service.engine._background:
-            await asyncio.wait(service.engine._background)
+        while service.engine._work.pending:
+            await asyncio.wait(service.engine._work.pending)
             await asyncio.sleep(0)
 
     service._run(written())

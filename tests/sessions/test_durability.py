@@ -409,6 +409,6 @@ async def answered_after(stuck: threading.Event, request: Any) -> httpx.Response
 
 async def settled(service: Service) -> None:
     """Wait until nothing is being written."""
-    while service.engine._background:
-        await asyncio.wait(service.engine._background)
+    while service.engine._work.pending:
+        await asyncio.wait(service.engine._work.pending)
         await asyncio.sleep(0)

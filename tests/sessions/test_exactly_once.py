@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.errors import ThalwegError
-from service.sessions.engine import ATTEMPTS
+from service.sessions.access import ATTEMPTS
 from service.stores.base import Taken
 from tests.conftest import Run, Serve, Service
 from tests.sessions.calls import (

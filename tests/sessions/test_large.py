@@ -64,8 +64,8 @@ async def steps(service: Service, first: int, last: int, size: int = SIZE) -> Ar
 @pytest.mark.parametrize("durability", ["step", "none"])
 def test_snapshots_are_rarer_than_steps(serve: Serve, kind: str, run: Run, durability: str) -> None:
     """Though a gradient is more than a quarter of what is kept."""
-    service = serve(kind=kind, kept_gradient_bytes=2 * MiB)
-    store = service.engine._store = Counting(service.store)
+    store = Counting(serve(kind=kind).store)
+    service = serve(store=store, kept_gradient_bytes=2 * MiB)
     large(service, durability)
     last = None
     for n in range(1, 26):
@@ -109,14 +109,14 @@ def test_the_replay_is_bounded_in_bytes(serve: Serve, kind: str, run: Run, repla
 
 def test_steps_that_are_not_written_do_not_pile_up(serve: Serve, kind: str, run: Run) -> None:
     """A disk that is slower than the client makes the client wait."""
-    service = serve(kind=kind, max_unwritten_bytes=3 * MiB)
     held: list[asyncio.Future[None]] = []
 
     class Slow(Between):
         def keep(self, *arguments: Any) -> Any:
             return self.inner.keep(*arguments)
 
-    slow = Slow(service.store)
+    slow = Slow(serve(kind=kind).store)
+    service = serve(store=slow, max_unwritten_bytes=3 * MiB)
 
     def append(*arguments: Any) -> asyncio.Future[None]:
         held.append(asyncio.get_running_loop().create_future())
@@ -124,10 +124,9 @@ def test_steps_that_are_not_written_do_not_pile_up(serve: Serve, kind: str, run:
 
     large(service, "none")
     slow.append = append
-    service.engine._store = slow
 
     async def release(done: Callable[[], bool]) -> None:
-        while not done() or service.engine._unwritten:
+        while not done() or service.engine._writer.unwritten:
             for future in held:
                 if not future.done():
                     future.set_result(None)
@@ -140,13 +139,13 @@ def test_steps_that_are_not_written_do_not_pile_up(serve: Serve, kind: str, run:
                 while len(held) < 5:
                     await asyncio.sleep(0.002)
             await asyncio.sleep(0.1)
-            assert (len(held), service.engine._unwritten) == (5, 4 * MiB)
+            assert (len(held), service.engine._writer.unwritten) == (5, 4 * MiB)
         finally:
             await release(task.done)
         await task
 
     run(story())
-    assert service.engine._unwritten == 0
+    assert service.engine._writer.unwritten == 0
 
 
 def test_a_rewind_past_what_is_kept_says_what_is_left(serve: Serve, kind: str, run: Run) -> None:

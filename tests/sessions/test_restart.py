@@ -245,7 +245,8 @@ def test_a_killed_service_goes_on_as_if_nothing_had_happened(tmp_path: Path, see
             size = 4 if SESSIONS[told.name].get("dtype") == "float32" else 8
             bound = SETTINGS["kept_gradient_bytes"]
             spacing = SETTINGS["snapshot_every"] * size * np.size(np.hstack(flat(SESSIONS[told.name]["params"])))
-            assert sum(len(row.payload or b"") for row in rows) <= bound + spacing
+            # what is kept begins at a snapshot, from which it can be replayed, and grows until the next one is due
+            assert sum(len(row.payload or b"") for row in rows) <= bound + 2 * spacing
     finally:
         store.close()
 

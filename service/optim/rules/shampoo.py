@@ -112,9 +112,7 @@ SHAMPOO = Algorithm(
         ),
         Hyperparameter("epsilon", "ε, with which the matrices start; 0 takes pseudo-inverses.", low=0.0),
         Hyperparameter("update_frequency", "The roots are computed in every step of this many.", "integer", low=1),
-        Hyperparameter(
-            "longest_axis", "A longer axis has no matrix.", "integer", low=0, high=1024
-        ),
+        Hyperparameter("longest_axis", "A longer axis has no matrix.", "integer", low=0, high=1024),
     ),
     dialects={
         "paper": Dialect(
