@@ -86,3 +86,10 @@ def test_a_plateau_needs_the_loss_of_each_step(service: Service) -> None:
         assert changed.status_code == 422
         assert "create a new session" in changed.json()["detail"]
     assert service.patch(where, {"hyperparameters": {"momentum": 0.0}}).status_code == 200
+
+
+def test_an_optimizer_is_found_by_a_librarys_class_too(service: Service) -> None:
+    told = service.get("/v1/optimizers/torch.optim.AdamW").json()
+    assert told == service.get("/v1/optimizers/adamw").json()
+    assert told["exchange"]["torch"]["slots"]["first_moment"] == {"called": "exp_avg"}
+    assert service.get("/v1/optimizers/torch.optim.AdamX").status_code == 404

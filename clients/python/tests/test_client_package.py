@@ -81,6 +81,7 @@ ORDER = (
     ["version", "errors", "text", "tensors", "safetensors", "forms", "requests", "retries", "pages", "progress"],
     ["files", "events", "catalogue", "sandbox", "steps", "sessions", "ring", "state", "creation", "batch", "pipeline"],
     ["methods", "transfer", "sending", "streaming", "client", "asynchronous", "__init__"],
+    ["exchange", "training", "torch", "optax", "keras"],  # moving to those libraries
 )
 
 
