@@ -65,20 +65,26 @@ class Stream:
         inbox.close(RESTART, "The service stops; send what had no answer to the next one.")
 
     async def _answer(self, id: str, inbox: _Inbox, send: Send, request_id: str) -> None:
-        """Answer all that arrives, until the socket closes or the session is gone."""
+        """Answer all that arrives, until the socket closes or the session is gone.
+
+        What arrived before its client left is taken all the same, though nobody hears the answer.
+        """
+        heard = True
         try:
             while given := await inbox.take():
                 for message, outcome in zip(given, await self._take(id, given), strict=True):
-                    await send(_reply(message, outcome, request_id))
+                    if heard:
+                        try:
+                            await send(_reply(message, outcome, request_id))
+                        except OSError:
+                            heard = False
                     if isinstance(outcome, NotFound | Gone) and outcome.code in ("not-found", "gone"):
                         inbox.close(GONE[outcome.status], outcome.detail)
                         break
-        except OSError:
-            raise
         except Exception:
             logger.exception("stream %s of session %s failed", request_id, id)
             inbox.close(INTERNAL, "Something went wrong here; send what had no answer again.")
-        if inbox.code:
+        if inbox.code and heard:
             reason = inbox.reason.encode()[:123].decode("utf-8", "ignore")  # all that a close frame holds
             await send({"type": "websocket.close", "code": inbox.code, "reason": reason})
 
