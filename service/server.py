@@ -164,7 +164,8 @@ def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[H
                     self.transport.close()
                 self.on_response_complete()
 
-            drive(shell.step(ticket.session, ticket.request_id.decode(), body), self.loop, done)
+            # at the end of the turn, so that what arrives together is read together and shares a commit
+            self.loop.call_soon(drive, shell.step(ticket.session, ticket.request_id.decode(), body), self.loop, done)
 
         def send_400_response(self, msg: str) -> None:
             error: ThalwegError = Malformed("The bytes sent are no HTTP/1.1 request; use an HTTP client.")
