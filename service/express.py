@@ -2,8 +2,8 @@
 
 What uvicorn and the shell do for any request costs more than the step itself: a scope, a cycle with its event, a task,
 messages in dictionaries, each header field checked by two expressions. Here the parser's callbacks collect the body,
-the step's coroutine runs at once as far as it goes, which is to the commit, and the answer is one write. Whatever is
-not plain goes the usual way, and both ways answer the same bytes but for the order of the fields.
+the step's coroutine runs at the end of the loop's turn as far as it goes, which is to the commit, and the answer is one
+write. Whatever is not plain goes the usual way, and both ways answer the same but for the order of the fields.
 """
 
 from __future__ import annotations

@@ -261,13 +261,16 @@ def test_a_create_in_one_form_finds_the_session_of_the_other(on_service, twin):
 
 def test_arrays_that_came_as_bytes_may_be_changed(on_service):
     async def operation(client, do):
+        changed = []
         for params in (np.ones(LARGE), {"w": np.ones(LARGE)}, np.ones(1 << 14)):
-            session = await do(client.sessions.create("sgd", params))
+            session = await do(client.sessions.create({"name": "sgd", "learning_rate": 0.5}, params))
             step = await do(session.step(params))
             for array in [step.params] if isinstance(params, np.ndarray) else step.params.values():
                 array *= 2.0
+                changed.append(set(array.tolist()))
+        return changed
 
-    on_service(operation)
+    assert on_service(operation) == [{1.0}] * 3  # half of each was left by the step
 
 
 def test_no_gradient_and_numbers_that_are_not_finite(on_service):
