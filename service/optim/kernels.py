@@ -8,10 +8,7 @@ Compiled loops are kept on the disk (see `loops`), so that the next process has 
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import math
-import threading
 from collections.abc import Callable
 from functools import cache
 from types import FunctionType
@@ -25,7 +22,7 @@ from service.optim.tensors import Array
 
 THRESHOLD = 8_192  # elements; below it the loop saves Adam less than 20 microseconds a step
 
-AVAILABLE = importlib.util.find_spec("numba") is not None
+AVAILABLE = loops.AVAILABLE
 
 
 class Decay(NamedTuple):
@@ -60,10 +57,9 @@ def update(
         if into is not None and not all(array.flags.writeable for array in into):
             into = None
         form = Form(p.dtype.char, before is not None, into is not None and into[0] is p)
-        loop = _ready.get((rule.update, form))
+        loop = loops.ready((rule.update, form), lambda: _compile(rule, form, type(c)))
         if loop is not None:
             return run_compiled(loop, p, g, slots, c, before, into)
-        _compile_in_background(rule, form, type(c))
     return run_numpy(rule, p, g, slots, c, before)
 
 
@@ -134,33 +130,9 @@ class Form(NamedTuple):
     in_place: bool = False
 
 
-_ready: dict[tuple[Callable[..., Any], Form], Any] = {}
-_underway: set[tuple[Callable[..., Any], Form]] = set()
-_lock = threading.Lock()
-
-
 def compiled(rule: Rule, form: Form, scalars: Any) -> Any:
     """The fused loop of a rule in one form, made now if it is not there yet; needs numba."""
-    key = (rule.update, form)
-    with _lock:
-        if key not in _ready:
-            _ready[key] = _compile(rule, form, scalars)
-    return _ready[key]
-
-
-def _compile_in_background(rule: Rule, form: Form, scalars: Any) -> None:
-    """Start making the loop, once; a rule that cannot be compiled goes on in NumPy."""
-
-    def make() -> None:
-        try:
-            compiled(rule, form, scalars)
-        except Exception:
-            logging.getLogger(__name__).exception("cannot compile %s; it runs in NumPy", rule.update.__name__)
-
-    key = (rule.update, form)
-    if key not in _underway:
-        _underway.add(key)
-        threading.Thread(target=make, daemon=True, name="compile").start()
+    return loops.made((rule.update, form), lambda: _compile(rule, form, scalars))
 
 
 def _source(rule: Rule, form: Form) -> str:

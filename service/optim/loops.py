@@ -23,24 +23,35 @@ from typing import Any
 AVAILABLE = importlib.util.find_spec("numba") is not None
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 
-_made: dict[Any, Any] = {}
-_underway: set[Any] = set()
+Key = tuple[Callable[..., Any], Any]  # the function that a loop is made of, and in which form
+
+_made: dict[Key, Any] = {}
+_underway: set[Key] = set()
+_lock = threading.Lock()
 
 
-def ready(key: Any, make: Callable[[], Any]) -> Any:
+def made(key: Key, make: Callable[[], Any]) -> Any:
+    """The loop of this key, made now if it is not there yet; needs numba."""
+    with _lock:
+        if key not in _made:
+            _made[key] = make()
+    return _made[key]
+
+
+def ready(key: Key, make: Callable[[], Any]) -> Any:
     """The loop of this key, or None while a thread makes it; for ever where it cannot be made, or without numba."""
     loop = _made.get(key)
     if loop is None and AVAILABLE and key not in _underway:
         _underway.add(key)
-        threading.Thread(target=_make, args=(key, make), daemon=True, name="compile").start()
+        threading.Thread(target=_attempt, args=(key, make), daemon=True, name="compile").start()
     return loop
 
 
-def _make(key: Any, make: Callable[[], Any]) -> None:
+def _attempt(key: Key, make: Callable[[], Any]) -> None:
     try:
-        _made[key] = make()
+        made(key, make)
     except Exception:
-        logging.getLogger(__name__).exception("cannot compile %s; it runs in NumPy", key)
+        logging.getLogger(__name__).exception("cannot compile %s; it runs in NumPy", key[0].__name__)
 
 
 def compile_source(

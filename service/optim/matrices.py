@@ -56,7 +56,7 @@ _PRODUCT = """def loop(a, b, out):
 
 def _loop(dtype: np.dtype[Any]) -> Any:
     """The loop of a product, or None while there is none."""
-    return loops.ready(f"product of {dtype.char}", lambda: compiled(dtype))
+    return loops.ready((product, dtype.char), lambda: compiled(dtype))
 
 
 def compiled(dtype: np.dtype[Any]) -> Any:

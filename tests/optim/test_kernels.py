@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from service.optim import kernels
+from service.optim import kernels, loops
 from service.optim.kernels import Decay, Form, compiled, run_compiled, run_numpy, update
 from service.optim.optimizer import Optimizer, build
 from service.optim.rule import Rule, divide, where
@@ -238,10 +238,10 @@ class Waiting:
 
     def until_ready(self) -> Any:
         deadline = time.monotonic() + 60
-        while self.key not in kernels._ready:
+        while self.key not in loops._made:
             assert time.monotonic() < deadline, "the loop was never made"
             time.sleep(0.01)
-        return kernels._ready[self.key]
+        return loops._made[self.key]
 
 
 def test_a_large_array_takes_numpy_until_a_thread_has_made_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,19 +263,19 @@ def test_a_large_array_takes_numpy_until_a_thread_has_made_the_loop(monkeypatch:
 
 
 def test_a_small_array_never_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_ready", {})
-    monkeypatch.setattr(kernels, "_underway", set())
+    monkeypatch.setattr(loops, "_made", {})
+    monkeypatch.setattr(loops, "_underway", set())
     sample, small = SAMPLES["adam"], kernels.THRESHOLD - 1
     zeros = np.zeros(small)
     update(sample.rule, zeros, zeros, (zeros, zeros), sample.scalars(1))
-    assert not kernels._underway
-    assert not kernels._ready
+    assert not loops._underway
+    assert not loops._made
 
 
 def test_a_loop_is_made_once_however_many_steps_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(kernels, "_ready", {})
-    monkeypatch.setattr(kernels, "_underway", set())
+    monkeypatch.setattr(loops, "_made", {})
+    monkeypatch.setattr(loops, "_underway", set())
     monkeypatch.setattr(threading.Thread, "start", lambda thread: started.append(thread.name))
     sample, zeros = SAMPLES["adam"], np.zeros(kernels.THRESHOLD)
     for _ in range(3):
@@ -289,7 +289,7 @@ def test_what_cannot_be_compiled_goes_on_in_numpy(caplog: pytest.LogCaptureFixtu
 
     waiting = Waiting(sorting)
     p = np.arange(kernels.THRESHOLD, dtype=np.float64)
-    with caplog.at_level(logging.ERROR, logger="service.optim.kernels"):
+    with caplog.at_level(logging.ERROR, logger="service.optim.loops"):
         first = update(waiting.rule, p, p, (), Rate(2.0, 0.0))
         for thread in threading.enumerate():
             if thread.name == "compile":
@@ -300,7 +300,7 @@ def test_what_cannot_be_compiled_goes_on_in_numpy(caplog: pytest.LogCaptureFixtu
 
 def test_everything_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "AVAILABLE", False)
-    monkeypatch.setattr(kernels, "_compile_in_background", None)
+    monkeypatch.setattr(loops, "ready", None)
     monkeypatch.setattr(kernels, "run_compiled", None)
     optimizer = build({"name": "adam"}, single(kernels.THRESHOLD + 1))
     state = optimizer.init(np.ones(kernels.THRESHOLD + 1))
