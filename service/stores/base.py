@@ -53,12 +53,15 @@ class Erased(Missing):
         self.tombstone = tombstone
 
 
+Payload = bytes | memoryview  # a view is on memory that nobody writes to any more
+
+
 class Row(NamedTuple):
     """An event of a session's log. The payload is None once it was forgotten."""
 
     number: int
     event: bytes
-    payload: bytes | None
+    payload: Payload | None
 
 
 class Head(NamedTuple):
@@ -69,22 +72,43 @@ class Head(NamedTuple):
     head: bytes
 
 
+class Stored(NamedTuple):
+    """All that a session is made of: its head, its newest snapshot and the rows from the snapshot's own on."""
+
+    head: bytes
+    number: int
+    snapshot: Payload
+    rows: list[Row]
+
+
+class Entry(NamedTuple):
+    """A row to be written to a session's log."""
+
+    session: str
+    number: int
+    event: bytes
+    payload: Payload
+
+
 class Store(Protocol):
     """The contract; `tests/stores/test_contract.py` runs against every member."""
 
-    def create(self, session: str, head: bytes, snapshot: bytes, due: float | None = None) -> Future[None]:
+    def create(self, session: str, head: bytes, snapshot: Payload, due: float | None = None) -> Future[None]:
         """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased, TooBig.
 
         `due` is when `due` names it, in seconds; None for never.
         """
 
-    def append(self, session: str, number: int, event: bytes, payload: bytes) -> Future[None]:
+    def append(self, session: str, number: int, event: bytes, payload: Payload) -> Future[None]:
         """Row `number` of the log, from 1. Raises Taken, Gap, Missing, Erased."""
 
-    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, bytes]]) -> Future[None]:
+    def append_all(self, entries: Sequence[Entry]) -> Future[list[StoreError | None]]:
+        """One row each of many logs, and for each why it was refused, or None: what `append` raises."""
+
+    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, Payload]]) -> Future[None]:
         """Rows `number`, `number + 1`, ... as (event, payload), all or none. Raises Taken, Gap, Missing, Erased."""
 
-    def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> Future[None]:
+    def keep(self, session: str, number: int, snapshot: Payload, forget: int) -> Future[None]:
         """The state after row `number`; payloads up to row `forget` and snapshots below it are forgotten.
 
         `forget` is at most `number`. Raises Gap where there is no such row, Missing, Erased.
@@ -98,6 +122,13 @@ class Store(Protocol):
 
     def head(self, session: str) -> bytes:
         """The session's head. Raises Missing, Erased."""
+
+    def load(self, sessions: Sequence[str], most: int, rows: int) -> list[Stored | None]:
+        """Sessions in one read, each as it was at one moment; meant for small ones, and for many at once.
+
+        None where there is no such session, where its newest snapshot has more than `most` bytes, or where more than
+        `rows` rows stand above that.
+        """
 
     def heads(self, before: int | None, limit: int, erased: bool = False) -> list[Head]:
         """At most `limit` sessions, newest first, of those created before the cursor `before`; or of erased ones."""
@@ -114,7 +145,7 @@ class Store(Protocol):
     def last(self, session: str) -> Row | None:
         """The newest row of a session's log, without its payload."""
 
-    def snapshot(self, session: str, at_most: int) -> tuple[int, bytes] | None:
+    def snapshot(self, session: str, at_most: int) -> tuple[int, Payload] | None:
         """The newest snapshot at or below a number, with its number."""
 
     def newest_snapshot(self, session: str, at_most: int) -> int | None:

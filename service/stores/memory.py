@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from service.stores.base import Erased, Gap, Head, Missing, Row, StoreError, Taken
+from service.stores.base import Entry, Erased, Gap, Head, Missing, Payload, Row, Stored, StoreError, Taken
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -15,7 +18,7 @@ class _Log:
     head: bytes
     due: float | None
     rows: list[Row] = field(default_factory=list)
-    snapshots: dict[int, bytes] = field(default_factory=dict)
+    snapshots: dict[int, Payload] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -26,7 +29,7 @@ class MemoryStore:
         self._erased: dict[str, Head] = {}
         self._created = 0
 
-    def create(self, session: str, head: bytes, snapshot: bytes, due: float | None = None) -> asyncio.Future[None]:
+    def create(self, session: str, head: bytes, snapshot: Payload, due: float | None = None) -> asyncio.Future[None]:
         def write() -> None:
             if session in self._erased:
                 raise Erased(session, self._erased[session].head)
@@ -37,21 +40,34 @@ class MemoryStore:
 
         return _done(write)
 
-    def append(self, session: str, number: int, event: bytes, payload: bytes) -> asyncio.Future[None]:
+    def append(self, session: str, number: int, event: bytes, payload: Payload) -> asyncio.Future[None]:
         return self.extend(session, number, ((event, payload),))
 
-    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, bytes]]) -> asyncio.Future[None]:
-        def write() -> None:
-            held = self._log(session).rows
-            if number <= len(held):
-                raise Taken(f"{session}/{number}")
-            if number > len(held) + 1:
-                raise Gap(f"{session}/{number}")
-            held.extend(Row(number + i, *row) for i, row in enumerate(rows))
+    def append_all(self, entries: Sequence[Entry]) -> asyncio.Future[list[StoreError | None]]:
+        def write() -> list[StoreError | None]:
+            refusals: list[StoreError | None] = []
+            for session, number, event, payload in entries:
+                try:
+                    self._extend(session, number, ((event, payload),))
+                    refusals.append(None)
+                except StoreError as refusal:
+                    refusals.append(refusal)
+            return refusals
 
         return _done(write)
 
-    def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> asyncio.Future[None]:
+    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, Payload]]) -> asyncio.Future[None]:
+        return _done(lambda: self._extend(session, number, rows))
+
+    def _extend(self, session: str, number: int, rows: Sequence[tuple[bytes, Payload]]) -> None:
+        held = self._log(session).rows
+        if number <= len(held):
+            raise Taken(f"{session}/{number}")
+        if number > len(held) + 1:
+            raise Gap(f"{session}/{number}")
+        held.extend(Row(number + i, *row) for i, row in enumerate(rows))
+
+    def keep(self, session: str, number: int, snapshot: Payload, forget: int) -> asyncio.Future[None]:
         def write() -> None:
             log = self._log(session)
             if number > len(log.rows):
@@ -82,6 +98,18 @@ class MemoryStore:
     def head(self, session: str) -> bytes:
         return self._log(session).head
 
+    def load(self, sessions: Sequence[str], most: int, rows: int) -> list[Stored | None]:
+        return [self._stored(session, most, rows) for session in sessions]
+
+    def _stored(self, session: str, most: int, limit: int) -> Stored | None:
+        log = self._logs.get(session)
+        if log is None:
+            return None
+        number = max(log.snapshots)
+        rows = log.rows[max(0, number - 1) :]
+        small = len(log.snapshots[number]) <= most and len(log.rows) - number <= limit
+        return Stored(log.head, number, log.snapshots[number], rows) if small else None
+
     def heads(self, before: int | None, limit: int, erased: bool = False) -> list[Head]:
         living = (Head(log.cursor, session, log.head) for session, log in reversed(self._logs.items()))
         dead = sorted(self._erased.values(), reverse=True) if erased else ()
@@ -106,7 +134,7 @@ class MemoryStore:
         log = self._logs.get(session)
         return log.rows[-1]._replace(payload=None) if log and log.rows else None
 
-    def snapshot(self, session: str, at_most: int) -> tuple[int, bytes] | None:
+    def snapshot(self, session: str, at_most: int) -> tuple[int, Payload] | None:
         log = self._logs.get(session)
         numbers = [number for number in log.snapshots if number <= at_most] if log else []
         return (max(numbers), log.snapshots[max(numbers)]) if log and numbers else None
@@ -136,13 +164,11 @@ class MemoryStore:
         return self._logs[session]
 
 
-def _done(write: Callable[[], None]) -> asyncio.Future[None]:
+def _done(write: Callable[[], T]) -> asyncio.Future[T]:
     """The write, made at once, as a future."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     try:
-        write()
+        future.set_result(write())
     except StoreError as error:
         future.set_exception(error)
-    else:
-        future.set_result(None)
     return future

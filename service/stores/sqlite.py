@@ -18,16 +18,16 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
 from service.errors import Unavailable
-from service.stores.base import Erased, Full, Gap, Head, Missing, Row, StoreError, Taken, TooBig
+from service.stores.base import Entry, Erased, Full, Gap, Head, Missing, Payload, Row, Stored, StoreError, Taken, TooBig
 from service.stores.reserve import Reserve, free
 
 MINIMUM_SQLITE = (3, 51, 3)  # below it, a race when the write-ahead log restarts can corrupt the file
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE sessions (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, head BLOB, due REAL, tombstone BLOB);
 CREATE TABLE events (session INTEGER NOT NULL, number INTEGER NOT NULL, event BLOB NOT NULL, payload BLOB,
@@ -35,6 +35,13 @@ CREATE TABLE events (session INTEGER NOT NULL, number INTEGER NOT NULL, event BL
 CREATE TABLE snapshots (session INTEGER NOT NULL, number INTEGER NOT NULL, state BLOB NOT NULL,
                         PRIMARY KEY (session, number)) WITHOUT ROWID;
 """
+# Rows come in the order of time and are kept in the order of logs. Written straight to their places, as many pages
+# would change as logs; so they gather here first, on a few pages, and move there by the thousand.
+JOURNAL = """
+CREATE TABLE journal (session INTEGER NOT NULL, number INTEGER NOT NULL, event BLOB NOT NULL, payload BLOB);
+CREATE UNIQUE INDEX journaled ON journal (session, number);
+"""
+MOVE = "INSERT INTO events SELECT * FROM journal ORDER BY session, number; DELETE FROM journal"
 INDEXES = """
 CREATE INDEX erased ON sessions (head IS NULL);
 CREATE INDEX due ON sessions (due) WHERE due IS NOT NULL;
@@ -47,30 +54,45 @@ ALTER TABLE sessions ADD COLUMN due REAL;
 ALTER TABLE sessions ADD COLUMN tombstone BLOB;
 UPDATE sessions SET due = 0 WHERE head IS NOT NULL;
 """
-    + INDEXES
+    + INDEXES,
+    2: JOURNAL,
 }
 PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
     "cache_size = -16000",
     "temp_store = MEMORY",
-    "wal_autocheckpoint = 16384",  # pages; a page that many steps change is moved to the file once in so many
+    "wal_autocheckpoint = 4096",  # pages; from then on the log is written over, which takes half of what growing does
 )
 MAX_BYTES = 1_000_000_000 - (1 << 20)  # SQLite's bound on a row, with room for its other columns
 LARGE = 1 << 18  # bytes; a group that has so many is written by the thread, not on the event loop
+JOURNALED = 4_096  # rows in the journal at which they move to their places
+SMALL = 1 << 11  # bytes of a payload; a larger one fills pages of its own and goes to its place at once
+TAILS = 1 << 16  # sessions whose newest row is remembered
 _KEY = "(SELECT key FROM sessions WHERE id = ? AND head IS NOT NULL)"
-_HAS_ROW = "EXISTS (SELECT 1 FROM events WHERE session = {} AND number = {})"
-_APPEND = (
-    "INSERT INTO events SELECT key, ?2, ?3, ?4 FROM sessions WHERE id = ?1 AND head IS NOT NULL AND (?2 = 1 OR "
-    f"{_HAS_ROW.format('key', '?2 - 1')})"
+_APPEND = {table: f"INSERT INTO {table} VALUES (?, ?, ?, ?)" for table in ("events", "journal")}
+_NEWEST = (
+    "SELECT max(coalesce((SELECT max(number) FROM events WHERE session = ?1), 0), "
+    "coalesce((SELECT max(number) FROM journal WHERE session = ?1), 0))"
 )
+_LOAD = (  # the length of a state is known without reading it
+    "SELECT ?3, key, head, number, CASE WHEN length(state) <= ?2 THEN state END FROM sessions JOIN snapshots ON "
+    "session = key WHERE id = ?1 AND head IS NOT NULL ORDER BY number DESC LIMIT 1"
+)
+_BOTH = "SELECT number, event, {1} FROM events WHERE {0} UNION ALL SELECT number, event, {1} FROM journal WHERE {0}"
+_ROWS_FROM = _BOTH.format("session = ?1 AND number >= ?2", "payload, ?3") + " ORDER BY 1 LIMIT ?4"
+_ABOVE = f"session = {_KEY.replace('?', '?1')} AND number > ?2"
+_ROWS = _BOTH.format(_ABOVE, "payload") + " ORDER BY 1 LIMIT ?3"
+_EVENTS = _BOTH.format(_ABOVE, "NULL") + " ORDER BY 1 LIMIT ?3"
+_LAST = _BOTH.format(_ABOVE, "NULL") + " ORDER BY 1 DESC LIMIT 1"
 _HEADS = (
     "SELECT key, id, coalesce(head, tombstone, x'') FROM sessions INDEXED BY erased WHERE (head IS NULL) = ? "
     "AND key < ? ORDER BY key DESC LIMIT ?"
 )
 _FORGET = (
     "UPDATE events SET payload = NULL WHERE session = ?1 AND number <= ?2 AND number > coalesce((SELECT number FROM "
-    "events WHERE session = ?1 AND number <= ?2 AND payload IS NULL ORDER BY number DESC LIMIT 1), 0)"
+    "events WHERE session = ?1 AND number <= ?2 AND payload IS NULL ORDER BY number DESC LIMIT 1), 0)",
+    "UPDATE journal SET payload = NULL WHERE session = ?1 AND number <= ?2",
 )
 
 logger = logging.getLogger("thalweg")
@@ -84,20 +106,26 @@ class UnsuitableStore(StoreError):
     """The file or the SQLite library is not one that this service can work with."""
 
 
+T = TypeVar("T")
+
+
 class _Job(NamedTuple):
-    write: Callable[[apsw.Connection], None]
-    future: asyncio.Future[None]
+    write: Callable[[apsw.Connection], Any]
+    future: asyncio.Future[Any]
     frees: bool  # it makes room, and so has a right to what is reserved
 
 
-_Outcomes = list[BaseException | None]
+_Outcomes = list[Any]  # of each job what it gave, or the exception that it raised
 _Group = tuple[asyncio.AbstractEventLoop, list[_Job], _Outcomes | None]
 
 
 class SQLiteStore:
-    """The file `thalweg.sqlite` in a directory; raises DataDirectoryInUse or UnsuitableStore when it cannot be had."""
+    """The file `thalweg.sqlite` in a directory; raises DataDirectoryInUse or UnsuitableStore when it cannot be had.
 
-    def __init__(self, directory: Path) -> None:
+    `journal` is how many rows gather before they move to their places.
+    """
+
+    def __init__(self, directory: Path, journal: int = JOURNALED) -> None:
         if tuple(int(part) for part in apsw.sqlite_lib_version().split(".")) < MINIMUM_SQLITE:
             wanted = ".".join(map(str, MINIMUM_SQLITE))
             raise UnsuitableStore(f"SQLite {apsw.sqlite_lib_version()} is too old; upgrade apsw to SQLite {wanted}.")
@@ -108,10 +136,13 @@ class SQLiteStore:
         self._open_readers: list[apsw.Connection] = []
         try:
             self._writer = _open(self._path)
+            self._journaled: int = self._writer.execute("SELECT count(*) FROM journal").get
             self._reserve = Reserve(directory / "reserve")
         except BaseException:
             os.close(self._lock)
             raise
+        self._tails: dict[str, tuple[int, int]] = {}  # by session: its key and the number of its newest row
+        self._journal_rows = journal
         self._gathering: list[_Job] = []
         self._size = 0
         self._writing = False
@@ -122,55 +153,96 @@ class SQLiteStore:
 
     # Writes
 
-    def create(self, session: str, head: bytes, snapshot: bytes, due: float | None = None) -> asyncio.Future[None]:
+    def create(self, session: str, head: bytes, snapshot: Payload, due: float | None = None) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             try:
                 db.execute("INSERT INTO sessions (id, head, due) VALUES (?, ?, ?)", (session, head, due))
             except apsw.ConstraintError:
                 _key(db, session)
                 raise Taken(session) from None
-            db.execute("INSERT INTO snapshots VALUES (?, 0, ?)", (db.last_insert_rowid(), snapshot))
+            db.execute(
+                "INSERT INTO snapshots VALUES (?, 0, ?)", (db.last_insert_rowid(), snapshot), can_cache=_small(snapshot)
+            )
 
         return self._submit(write, len(snapshot))
 
-    def append(self, session: str, number: int, event: bytes, payload: bytes) -> asyncio.Future[None]:
+    def append(self, session: str, number: int, event: bytes, payload: Payload) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
-            try:
-                db.execute(_APPEND, (session, number, event, payload))
-            except apsw.ConstraintError:
-                raise Taken(f"{session}/{number}") from None
-            if not db.changes():
-                _key(db, session)
-                raise Gap(f"{session}/{number}")
+            self._append(db, session, number, event, payload)
 
         return self._submit(write, len(payload))
 
-    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, bytes]]) -> asyncio.Future[None]:
-        """The fence lets the first row in; the others follow, for a log has no holes that one could fall into."""
+    def append_all(self, entries: Sequence[Entry]) -> asyncio.Future[list[StoreError | None]]:
+        def write(db: apsw.Connection) -> list[StoreError | None]:
+            tails = self._tails
+            following: list[tuple[int, int, bytes, Payload]] = []
+            refusals: list[StoreError | None] = []
+            for session, number, event, payload in entries:
+                key, newest = tails.get(session, (0, -1))
+                if newest == number - 1 and len(payload) <= SMALL:
+                    tails[session] = key, number
+                    following.append((key, number, event, payload))
+                    refusals.append(None)
+                else:
+                    self._journal(db, following)
+                    refusals.append(self._refusal(db, session, number, event, payload))
+            self._journal(db, following)
+            return refusals
 
+        return self._submit(write, sum(len(entry.payload) for entry in entries))
+
+    def _journal(self, db: apsw.Connection, rows: list[tuple[int, int, bytes, Payload]]) -> None:
+        """Write these rows, and empty the list."""
+        if rows:
+            db.executemany(_APPEND["journal"], rows)
+            self._journaled += len(rows)
+            rows.clear()
+
+    def _refusal(self, db: apsw.Connection, *row: Any) -> StoreError | None:
+        try:
+            self._append(db, *row)
+        except StoreError as refusal:
+            return refusal
+        return None
+
+    def extend(self, session: str, number: int, rows: Sequence[tuple[bytes, Payload]]) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
-            try:
-                db.execute(_APPEND, (session, number, *rows[0]))
-            except apsw.ConstraintError:
-                raise Taken(f"{session}/{number}") from None
-            if not db.changes():
-                _key(db, session)
-                raise Gap(f"{session}/{number}")
-            if len(rows) > 1:
-                key = _key(db, session)
-                following = ((key, number + i, *rows[i]) for i in range(1, len(rows)))
-                db.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", following)
+            for i, row in enumerate(rows):
+                self._append(db, session, number + i, *row)
 
         return self._submit(write, sum(len(payload) for _, payload in rows))
 
-    def keep(self, session: str, number: int, snapshot: bytes, forget: int) -> asyncio.Future[None]:
+    def _append(self, db: apsw.Connection, session: str, number: int, event: bytes, payload: Payload) -> None:
+        """Write a row where the log has come so far. Raises Taken, Gap, Missing, Erased.
+
+        How far it has come need not be looked up for the logs that were written to lately: nobody else writes.
+        """
+        key, newest = self._tails.get(session) or self._tail(db, session)
+        if newest != number - 1:
+            raise (Taken if number <= newest else Gap)(f"{session}/{number}")
+        small = len(payload) <= SMALL
+        sql = _APPEND["journal" if small else "events"]
+        db.execute(sql, (key, number, event, payload), can_cache=_small(payload))
+        self._journaled += small
+        self._tails[session] = key, number
+
+    def _tail(self, db: apsw.Connection, session: str) -> tuple[int, int]:
+        """A session's key and the number of its newest row, to be remembered. Raises Missing, Erased."""
+        while len(self._tails) >= TAILS:
+            del self._tails[next(iter(self._tails))]
+        key = _key(db, session)
+        return key, _newest(db, key)
+
+    def keep(self, session: str, number: int, snapshot: Payload, forget: int) -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             key = _key(db, session)
-            if number and not db.execute(f"SELECT {_HAS_ROW.format('?', '?')}", (key, number)).get:
+            if number > _newest(db, key):
                 raise Gap(f"{session}/{number}")
-            db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (key, number, snapshot))
+            sql = "INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)"
+            db.execute(sql, (key, number, snapshot), can_cache=_small(snapshot))
             db.execute("DELETE FROM snapshots WHERE session = ? AND number < ?", (key, forget))
-            db.execute(_FORGET, (key, forget))  # downward, to those that were forgotten before
+            for sql in _FORGET:
+                db.execute(sql, (key, forget))  # downward, to those that were forgotten before
 
         return self._submit(write, len(snapshot))
 
@@ -183,8 +255,9 @@ class SQLiteStore:
     def erase(self, session: str, tombstone: bytes = b"") -> asyncio.Future[None]:
         def write(db: apsw.Connection) -> None:
             key = _key(db, session)
-            db.execute("DELETE FROM events WHERE session = ?", (key,))
-            db.execute("DELETE FROM snapshots WHERE session = ?", (key,))
+            self._tails.pop(session, None)
+            for table in ("events", "journal", "snapshots"):
+                db.execute(f"DELETE FROM {table} WHERE session = ?", (key,))
             db.execute("UPDATE sessions SET head = NULL, due = NULL, tombstone = ? WHERE key = ?", (tombstone, key))
 
         return self._submit(write, LARGE, frees=True)  # large, for the log may be long
@@ -200,6 +273,19 @@ class SQLiteStore:
         head: bytes = row[0]
         return head
 
+    def load(self, sessions: Sequence[str], most: int, rows: int) -> list[Stored | None]:
+        """In one transaction, which costs less than one for each query."""
+        try:
+            db = self._reader()
+            db.execute("BEGIN")
+            try:
+                return _load(db, sessions, most, rows)
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+        except apsw.Error as error:
+            raise _unavailable(error) from error
+
     def heads(self, before: int | None, limit: int, erased: bool = False) -> list[Head]:
         newest = 1 << 62 if before is None else min(before, 1 << 62)
         return [Head(*row) for row in self._all(_HEADS, (erased, newest, limit))]
@@ -209,16 +295,13 @@ class SQLiteStore:
         return [row[0] for row in self._all(sql, (now, limit))]
 
     def rows(self, session: str, after: int, limit: int) -> list[Row]:
-        sql = f"SELECT number, event, payload FROM events WHERE session = {_KEY} AND number > ? ORDER BY number LIMIT ?"
-        return [Row(*row) for row in self._all(sql, (session, after, limit))]
+        return [Row(*row) for row in self._all(_ROWS, (session, after, limit))]
 
     def events(self, session: str, after: int, limit: int) -> list[Row]:
-        sql = f"SELECT number, event, NULL FROM events WHERE session = {_KEY} AND number > ? ORDER BY number LIMIT ?"
-        return [Row(*row) for row in self._all(sql, (session, after, limit))]
+        return [Row(*row) for row in self._all(_EVENTS, (session, after, limit))]
 
     def last(self, session: str) -> Row | None:
-        sql = f"SELECT number, event, NULL FROM events WHERE session = {_KEY} ORDER BY number DESC LIMIT 1"
-        row = self._one(sql, (session,))
+        row = self._one(_LAST, (session, 0))
         return Row(*row) if row else None
 
     def snapshot(self, session: str, at_most: int) -> tuple[int, bytes] | None:
@@ -261,11 +344,9 @@ class SQLiteStore:
 
     # The writer
 
-    def _submit(
-        self, write: Callable[[apsw.Connection], None], size: int = 0, frees: bool = False
-    ) -> asyncio.Future[None]:
+    def _submit(self, write: Callable[[apsw.Connection], T], size: int = 0, frees: bool = False) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[T] = loop.create_future()
         if size > MAX_BYTES:
             future.set_exception(TooBig(f"{size} bytes; at most {MAX_BYTES} can be written at once"))
             return future
@@ -292,8 +373,13 @@ class SQLiteStore:
             outcomes = self._commit(self._begin(group) if outcomes is None else outcomes)
             if isinstance(self._failed, Full):
                 outcomes = self._make_room(group)
+            moves = self._journaled >= self._journal_rows and self._failed is None
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
-                loop.call_soon_threadsafe(self._answer, loop, group, outcomes)
+                loop.call_soon_threadsafe(self._answer, loop, group, outcomes, not moves)
+                if moves:
+                    self._move()
+                    loop.call_soon_threadsafe(self._go_on, loop)
+            del item, group, outcomes  # what was written is not to be held until there is more
 
     def _begin(self, group: list[_Job]) -> _Outcomes:
         """One transaction, but for its end; a job that is refused undoes nothing of its neighbours'."""
@@ -303,6 +389,18 @@ class SQLiteStore:
             return [_attempt(job.write, db) for job in group]
         except Exception as error:  # disk full, input/output error: nobody may be told that it is written
             return self._failure(error, len(group))
+
+    def _move(self) -> None:
+        """Move what has gathered in the journal to its places; what cannot be moved now can be later."""
+        try:
+            for sql in ("BEGIN IMMEDIATE", MOVE, "COMMIT"):
+                self._writer.execute(sql)
+            self._journaled = 0
+        except apsw.Error as error:
+            logger.warning("the journal could not be moved: %s", error)
+            self._journaled //= 2  # not at every write
+            with contextlib.suppress(apsw.Error):
+                self._writer.execute("ROLLBACK")
 
     def _commit(self, outcomes: _Outcomes) -> _Outcomes:
         if not self._writer.in_transaction:
@@ -317,6 +415,7 @@ class SQLiteStore:
     def _failure(self, error: Exception, size: int) -> _Outcomes:
         with contextlib.suppress(apsw.Error):
             self._writer.execute("ROLLBACK")
+        self._tails.clear()  # what they say was taken back
         self._failed = Full(str(error)) if isinstance(error, apsw.FullError) else error
         return [self._failed] * size
 
@@ -356,14 +455,18 @@ class SQLiteStore:
     def _pragma(self, name: str) -> int:
         return int(self._writer.pragma(name))
 
-    def _answer(self, loop: asyncio.AbstractEventLoop, group: list[_Job], outcomes: _Outcomes) -> None:
+    def _answer(self, loop: asyncio.AbstractEventLoop, group: list[_Job], outcomes: _Outcomes, goes_on: bool) -> None:
         for job, outcome in zip(group, outcomes, strict=True):
             if job.future.done():  # the request was cancelled; what it wrote stays written
                 continue
-            if outcome is None:
-                job.future.set_result(None)
-            else:
+            if isinstance(outcome, BaseException):
                 job.future.set_exception(outcome)
+            else:
+                job.future.set_result(outcome)
+        if goes_on:
+            self._go_on(loop)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._gathering:
             loop.call_soon(self._hand_over, loop)
         else:
@@ -377,6 +480,7 @@ class SQLiteStore:
         if reader is None:
             reader = _connect(self._path)
             reader.execute("PRAGMA query_only = ON")
+            reader.execute("PRAGMA cache_size = -4000")  # each commit empties it
             self._readers.connection = reader
             self._open_readers.append(reader)
         return reader
@@ -390,16 +494,45 @@ class SQLiteStore:
         try:
             return self._reader().execute(sql, arguments).fetchall()  # to the end: an open cursor would pin the log
         except apsw.Error as error:
-            logger.error("the store failed to read: %s", error)
-            raise Unavailable("The store cannot be read now; send the same request again.", retry_after=1) from error
+            raise _unavailable(error) from error
 
 
-def _attempt(write: Callable[[apsw.Connection], None], db: apsw.Connection) -> BaseException | None:
+def _small(value: Payload) -> bool:
+    """Whether a statement with this value may be kept for the next time: what is kept holds two copies of it."""
+    return len(value) < LARGE
+
+
+def _attempt(write: Callable[[apsw.Connection], T], db: apsw.Connection) -> T | StoreError:
+    """What a write gives, or why it was refused."""
     try:
-        write(db)
+        return write(db)
     except StoreError as refusal:
         return refusal
-    return None
+
+
+def _load(db: apsw.Connection, sessions: Sequence[str], most: int, limit: int) -> list[Stored | None]:
+    """What `SQLiteStore.load` gives."""
+    stored: list[Stored | None] = [None] * len(sessions)
+    wanted = []
+    asked = ((session, most, place) for place, session in enumerate(sessions))
+    found: list[Any] = db.executemany(_LOAD, asked).fetchall()
+    for place, key, head, number, snapshot in found:
+        if snapshot is not None:
+            stored[place] = Stored(head, number, snapshot, [])
+            wanted.append((key, number, place, limit + 2))  # the snapshot's own row, and one to see that there are more
+    above: list[Any] = db.executemany(_ROWS_FROM, wanted).fetchall()
+    for number, event, payload, place in above:
+        if (one := stored[place]) is not None:
+            one.rows.append(Row(number, event, payload))
+            if number > one.number + limit:
+                stored[place] = None
+    return stored
+
+
+def _unavailable(error: apsw.Error) -> Unavailable:
+    """What is said when the disk does not give what is asked for."""
+    logger.error("the store failed to read: %s", error)
+    return Unavailable("The store cannot be read now; send the same request again.", retry_after=1)
 
 
 def _touch(db: apsw.Connection) -> None:
@@ -416,6 +549,12 @@ def _key(db: apsw.Connection, session: str) -> int:
     if rows[0][1]:
         raise Erased(session, rows[0][2] or b"")
     return int(rows[0][0])
+
+
+def _newest(db: apsw.Connection, key: int) -> int:
+    """The number of a log's newest row, 0 where there is none."""
+    number: int = db.execute(_NEWEST, (key,)).get
+    return number
 
 
 def _own(directory: Path) -> int:
@@ -460,7 +599,7 @@ def _prepare(db: apsw.Connection) -> None:
     if version == SCHEMA_VERSION:
         return
     if version == 0 and not list(db.execute("SELECT 1 FROM sqlite_master")):
-        change = SCHEMA + INDEXES
+        change = SCHEMA + INDEXES + JOURNAL
     elif version in MIGRATIONS:
         change = "".join(MIGRATIONS[v] for v in range(version, SCHEMA_VERSION))
     else:

@@ -12,7 +12,11 @@ from service.stores.memory import MemoryStore
 from service.stores.sqlite import SQLiteStore
 from tests.conftest import Run
 
-MEMBERS: dict[str, Callable[[Path], Store]] = {"memory": lambda _: MemoryStore(), "sqlite": SQLiteStore}
+MEMBERS: dict[str, Callable[[Path], Store]] = {
+    "memory": lambda _: MemoryStore(),
+    "sqlite": SQLiteStore,
+    "sqlite that moves its journal at every write": lambda data: SQLiteStore(data, journal=1),
+}
 
 
 @pytest.fixture(params=MEMBERS)

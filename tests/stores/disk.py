@@ -16,7 +16,9 @@ OPERATIONS = ("open", "write", "sync", "truncate", "delete")
 
 
 class Disk(apsw.VFS):
-    """SQLite's default file system while it is `plugged`, on top of the real one.
+    """SQLite's default file system until it is unregistered, on top of the real one.
+
+    What is in the directory `holds` is on the medium.
 
     syncs       how often each file was synchronised
     fault       called with one of OPERATIONS and the file's name before it is done; it may raise
@@ -27,13 +29,13 @@ class Disk(apsw.VFS):
     and a later synchronisation that succeeds says nothing of the others. So it is here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, holds: Path | None = None) -> None:
         self.syncs: Counter[str] = Counter()
         self.fault: Callable[[str, str], None] = lambda operation, name: None
         self.room: Callable[[int], None] = lambda growth: None
         self.rng = random.Random(0)
         self.lock = threading.RLock()  # held by each operation, and by whoever wants to see the files between two
-        self._durable: dict[str, bytearray] = {}
+        self._durable = {file.name: bytearray(file.read_bytes()) for file in (holds.iterdir() if holds else ())}
         self._pending: dict[str, list[tuple[int, bytes]]] = {}
         super().__init__("disk", "unix", makedefault=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.stores.base import Erased, Gap, Head, Missing, Row, Store, Taken
+from service.stores.base import Entry, Erased, Gap, Head, Missing, Row, Store, Stored, Taken
 from tests.stores.conftest import MEMBERS
 
 NAMES = [
@@ -153,6 +153,27 @@ class TestExtend:
         assert [row.event for row in store.rows("s", 0, 99)] == [b"%d" % winner] * (1 + winner % 3)
 
 
+class TestManyLogs:
+    async def test_one_refusal_is_no_refusal_of_its_neighbours(self, store: Store) -> None:
+        for session in "abc":
+            await store.create(session, b"head", b"state")
+        await store.append("b", 1, b"event", b"payload")
+        rows = [
+            Entry("a", 1, b"e", b"p"),
+            Entry("b", 1, b"e", b"p"),
+            Entry("c", 2, b"e", b"p"),
+            Entry("d", 1, b"e", b"p"),
+            Entry("a", 2, b"e", b"p"),
+            Entry("a", 2, b"e", b"p"),
+            Entry("c", 1, b"e", b"p"),
+        ]
+        refused = await store.append_all(rows)
+        assert [type(refusal) for refusal in refused] == [
+            type(None), Taken, Gap, Missing, type(None), Taken, type(None)
+        ]  # fmt: skip
+        assert [len(store.rows(session, 0, 9)) for session in "abc"] == [2, 1, 1]
+
+
 class TestRefusals:
     @pytest.mark.parametrize("write", WRITES)
     async def test_nothing_is_written_where_there_is_no_session(self, store: Store, write: str) -> None:
@@ -273,6 +294,49 @@ class TestRows:
         await store.keep("s", 1, large[1:], 0)
         assert store.rows("s", 0, 9) == [Row(1, b"event", large), Row(2, b"event", b"small")]
         assert store.snapshot("s", 9) == (1, large[1:])
+
+
+class TestLoad:
+    async def test_is_the_head_the_newest_snapshot_and_the_rows_from_its_own_on(self, store: Store) -> None:
+        await filled(store, rows=5)
+        await store.keep("s", 2, b"at 2", 0)
+        await store.keep("s", 4, b"at 4", 3)
+        await filled(store, "other", rows=1)
+        (stored,) = store.load(["s"], 99, 9)
+        payloads = [Row(4, b"event 4", b"payload 4"), Row(5, b"event 5", b"payload 5")]
+        assert stored == Stored(b"head", 4, b"at 4", payloads)
+        await store.keep("s", 5, b"at 5", 5)
+        assert store.load(["s"], 99, 0) == [Stored(b"head", 5, b"at 5", [Row(5, b"event 5", None)])]
+
+    async def test_of_many_has_each_in_its_place(self, store: Store) -> None:
+        for i in range(20):
+            await filled(store, f"s{i}", rows=i)
+        names = [f"s{i}" for i in (7, 0, 19, 3)]
+        loaded = store.load(["never", *names, "s7"], 99, 99)
+        assert loaded[0] is None
+        assert loaded[1] == loaded[5]
+        for name, stored in zip(names, loaded[1:5], strict=True):
+            assert stored == Stored(b"head", 0, b"at 0", store.rows(name, 0, 99))
+        assert store.load([], 99, 99) == []
+
+    async def test_is_only_of_what_is_small(self, store: Store) -> None:
+        await filled(store, rows=5)
+        await store.create("t", b"head", b"state")
+        bounds = [(5, 0), (4, 0), (4, 5), (4, 4), (3, 5)]
+        assert [[found is not None for found in store.load(["s", "t"], *bound)] for bound in bounds] == [
+            [False, True], [False, False], [True, False], [False, False], [False, False],
+        ]  # fmt: skip
+
+    async def test_is_nothing_where_there_is_no_session(self, store: Store) -> None:
+        await filled(store)
+        await store.erase("s", b"tombstone")
+        assert store.load(["s", "never", ""], 99, 99) == [None, None, None]
+
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_takes_any_name(self, store: Store, name: str) -> None:
+        await filled(store, name, rows=1)
+        await filled(store, "another", rows=0)
+        assert store.load([name], 99, 9) == [Stored(b"head", 0, b"at 0", [Row(1, b"event 1", b"payload 1")])]
 
 
 class TestKeep:

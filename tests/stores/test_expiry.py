@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from service.stores.base import Erased, Head, Row, Store
-from service.stores.sqlite import SCHEMA_VERSION, SQLiteStore, UnsuitableStore
+from service.stores.sqlite import MIGRATIONS, SCHEMA_VERSION, SQLiteStore, UnsuitableStore
 
 OLD = """
 CREATE TABLE sessions (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, head BLOB);
@@ -141,7 +141,9 @@ class TestAFileOfTheFirstVersion:
     def test_stays_as_it_was_when_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """All of it or nothing: the next start finds the old file and tries again."""
         data = self.old(tmp_path / "data")
-        monkeypatch.setattr("service.stores.sqlite.MIGRATIONS", {1: "ALTER TABLE sessions ADD COLUMN due REAL; x;"})
+        monkeypatch.setattr(
+            "service.stores.sqlite.MIGRATIONS", MIGRATIONS | {1: "ALTER TABLE sessions ADD COLUMN due REAL; x;"}
+        )
         with pytest.raises(UnsuitableStore):
             SQLiteStore(data)
         connection = apsw.Connection(str(data / "thalweg.sqlite"))
@@ -154,14 +156,15 @@ class TestAFileOfTheFirstVersion:
 
 async def test_among_a_hundred_thousand(tmp_path: Path) -> None:
     """Finding those that are due takes no longer than finding a few."""
-    store = SQLiteStore(tmp_path / "data")
-
-    async def fill(count: int) -> None:
-        for i in range(count):
-            store.create(f"s{i}", b"x" * 300, b"", 1e9 + i).add_done_callback(lambda done: done.result())
-        await store.create("last", b"", b"", 5.0)
-
-    await fill(100_000)
+    data = tmp_path / "data"
+    SQLiteStore(data).close()
+    connection = apsw.Connection(str(data / "thalweg.sqlite"))
+    with connection:
+        rows = ((f"s{i}", b"x" * 300, 1e9 + i) for i in range(100_000))
+        connection.executemany("INSERT INTO sessions (id, head, due) VALUES (?, ?, ?)", rows)
+    connection.close()
+    store = SQLiteStore(data)
+    await store.create("last", b"", b"", 5.0)
     begun = time.perf_counter()
     for _ in range(100):
         assert store.due(10.0, 100) == ["last"]

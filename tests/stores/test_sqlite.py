@@ -17,9 +17,10 @@ from typing import Any
 import apsw
 import pytest
 
+from service.errors import Unavailable
 from service.stores import sqlite
-from service.stores.base import Row, Taken, TooBig
-from service.stores.sqlite import DataDirectoryInUse, SQLiteStore, UnsuitableStore
+from service.stores.base import Entry, Gap, Row, Taken, TooBig
+from service.stores.sqlite import JOURNALED, SCHEMA_VERSION, SMALL, DataDirectoryInUse, SQLiteStore, UnsuitableStore
 from tests.stores.disk import Disk, failing, plugged
 
 WAL = "thalweg.sqlite-wal"
@@ -60,7 +61,7 @@ async def filled(store: SQLiteStore, session: str = "s", rows: int = 3) -> None:
 class TestFile:
     @pytest.mark.parametrize(
         ("pragma", "value"),
-        [("journal_mode", "wal"), ("synchronous", 2), ("user_version", 2), ("query_only", 0)],
+        [("journal_mode", "wal"), ("synchronous", 2), ("user_version", SCHEMA_VERSION), ("query_only", 0)],
     )
     async def test_pragmas_of_the_writer(self, store: SQLiteStore, pragma: str, value: Any) -> None:
         assert store._writer.pragma(pragma) == value
@@ -106,6 +107,7 @@ class TestFile:
         """What `keep` looks at is what it forgets, not all that was forgotten before."""
         await store.create("s", b"", b"")
         await asyncio.gather(*(store.append("s", n, b"event", b"payload") for n in range(1, 5001)))
+        await store.keep("s", 1, b"", 0)  # after the journal has moved
         work: list[int] = []
         store._writer.trace_v2(
             apsw.SQLITE_TRACE_PROFILE,
@@ -173,8 +175,134 @@ class TestOwner:
         SQLiteStore(data).close()
 
 
+def held(store: SQLiteStore, table: str) -> int:
+    """How many rows a table has."""
+    count: int = store._reader().execute(f"SELECT count(*) FROM {table}").get
+    return count
+
+
+class TestJournal:
+    """Rows gather in the order of time, and move to the order of logs by the thousand."""
+
+    async def test_a_step_of_many_sessions_changes_few_pages(self, store: SQLiteStore, data: Path) -> None:
+        for i in range(100):
+            await store.create(f"s{i}", b"head", b"x" * 400)
+
+        async def step(number: int) -> None:
+            rows = [Entry(f"s{i}", number, b"e" * 200, b"p" * 80) for i in range(100)]
+            assert await store.append_all(rows) == [None] * 100
+
+        for number in range(1, 20):
+            await step(number)
+        before = (data / WAL).stat().st_size
+        await step(20)
+        assert (data / WAL).stat().st_size - before < 100 * 4096 / 4
+
+    async def test_moves_when_it_is_full(self, data: Path) -> None:
+        store = SQLiteStore(data, journal=10)
+        await filled(store, rows=9)
+        assert (held(store, "journal"), held(store, "events")) == (9, 0)
+        await store.append("s", 10, b"event", b"payload")
+        await store.append("s", 11, b"event", b"payload")  # after the move, which it waits for
+        assert (held(store, "journal"), held(store, "events")) == (1, 10)
+        assert [row.number for row in store.rows("s", 0, 99)] == list(range(1, 12))
+        assert [row.number for row in store.events("s", 8, 2)] == [9, 10]
+        assert store.last("s") == Row(11, b"event", None)
+        store.close()
+
+    async def test_large_rows_go_straight_to_their_places(self, store: SQLiteStore) -> None:
+        await filled(store, rows=1)
+        await store.append("s", 2, b"event", b"x" * (SMALL + 1))
+        await store.append("s", 3, b"event", b"x" * SMALL)
+        assert (held(store, "journal"), held(store, "events")) == (2, 1)
+        assert [row.number for row in store.rows("s", 0, 9)] == [1, 2, 3]
+
+    async def test_is_found_again_by_the_next_process(self, data: Path) -> None:
+        store = SQLiteStore(data, journal=5)
+        await filled(store, rows=3)
+        store.close()
+        store = SQLiteStore(data, journal=5)
+        with pytest.raises(Taken):
+            await store.append("s", 3, b"event", b"payload")
+        with pytest.raises(Gap):
+            await store.append("s", 5, b"event", b"payload")
+        await store.append("s", 4, b"event", b"payload")
+        await store.append("s", 5, b"event", b"payload")
+        await store.append("s", 6, b"event", b"payload")
+        assert (held(store, "journal"), held(store, "events")) == (1, 5)
+        store.close()
+
+    async def test_a_move_that_fails_loses_nothing(self, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+        store = SQLiteStore(data, journal=4)
+        refusing = True
+
+        def authorize(operation: int, table: str | None, *_: Any) -> int:
+            denied = refusing and operation == apsw.SQLITE_INSERT and table == "events"
+            return apsw.SQLITE_DENY if denied else apsw.SQLITE_OK
+
+        store._writer.set_authorizer(authorize)
+        await filled(store, rows=7)
+        assert "the journal could not be moved" in caplog.text
+        assert (held(store, "journal"), held(store, "events")) == (7, 0)
+        refusing = False
+        for number in range(8, 12):
+            await store.append("s", number, b"event", b"payload")
+        assert held(store, "events") >= 7
+        assert [row.number for row in store.rows("s", 0, 99)] == list(range(1, 12))
+        store.close()
+
+    def test_there_is_room_for_the_journal_of_a_second(self) -> None:
+        assert 1_000 <= JOURNALED <= 20_000  # fewer would move small pieces, more would hold up the writes behind them
+
+
+class TestLoad:
+    async def test_ends_its_transaction(self, store: SQLiteStore) -> None:
+        """An open one would keep the write-ahead log from being used again."""
+        await filled(store)
+        reader = store._reader()
+        for sessions, most, rows in ((["s"], 99, 9), (["s"], 99, 0), (["s"], 0, 9), (["never"], 99, 9), ([], 99, 9)):
+            store.load(sessions, most, rows)
+            assert not reader.in_transaction
+        assert store._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
+
+    async def test_that_fails_says_so_and_ends_its_transaction(
+        self, store: SQLiteStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await filled(store)
+        store._reader().set_progress_handler(lambda: True, 1)  # breaks a query off
+        with pytest.raises(Unavailable):
+            store.load(["s"], 99, 9)
+        assert "failed to read" in caplog.text
+        store._reader().set_progress_handler(None)
+        assert not store._reader().in_transaction
+        assert store.load(["s"], 99, 9)[0] is not None
+
+    async def test_sees_rows_wherever_they_are(self, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("service.stores.sqlite.JOURNALED", 3)
+        await store.create("s", b"head", b"at 0")
+        for number in range(1, 9):
+            await store.append("s", number, b"event", b"payload" * (1000 if number == 4 else 1))
+            (stored,) = store.load(["s"], 99, 9)
+            assert stored is not None
+            assert stored.rows == store.rows("s", 0, 99)
+            assert [row.number for row in stored.rows] == list(range(1, number + 1))
+
+
+class TestTails:
+    async def test_what_failed_to_be_written_is_not_remembered(self, store: SQLiteStore, disk: Disk) -> None:
+        await filled(store, rows=1)
+        store._writer.set_commit_hook(lambda: True)  # refuses every commit
+        with pytest.raises(apsw.ConstraintError):
+            await store.append("s", 2, b"event", b"payload")
+        store._writer.set_commit_hook(None)
+        with pytest.raises(Gap):
+            await store.append("s", 3, b"event", b"payload")
+        await store.append("s", 2, b"event", b"payload")
+        assert store.last("s") == Row(2, b"event", None)
+
+
 class TestVersions:
-    @pytest.mark.parametrize("version", [3, 99, -1])
+    @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 99, -1])
     def test_another_format_is_refused(self, data: Path, version: int) -> None:
         SQLiteStore(data).close()
         with apsw.Connection(str(data / "thalweg.sqlite")) as file:
@@ -183,7 +311,8 @@ class TestVersions:
         before = (data / "thalweg.sqlite").read_bytes()
         for _ in range(2):  # the refusal leaves no lock behind
             with pytest.raises(
-                UnsuitableStore, match=rf"^The data file has format {version}, this service writes 2; use "
+                UnsuitableStore,
+                match=rf"^The data file has format {version}, this service writes {SCHEMA_VERSION}; use ",
             ):
                 SQLiteStore(data)
         assert (data / "thalweg.sqlite").read_bytes() == before
