@@ -2,8 +2,8 @@
 
 What uvicorn and the shell do for any request costs more than the step itself: a scope, a cycle with its event, a task,
 messages in dictionaries, each header field checked by two expressions. Here the parser's callbacks collect the body,
-the step's coroutine runs at the end of the loop's turn as far as it goes, which is to the commit, and the answer is one
-write. Whatever is not plain goes the usual way, and both ways answer the same but for the order of the fields.
+the steps that came in one turn of the loop are taken together at its end, and each answer is one write. Whatever is
+not plain goes the usual way, and both ways answer the same but for the order of the fields.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.shell import Order, Shell
 
 BEFORE, AFTER = b"/v1/sessions/", b"/steps"
 MAX_BODY = 1 << 16  # bytes; a longer body is worth the usual way
@@ -100,6 +102,29 @@ def drive(coroutine: Coroutine[Any, Any, Any], loop: AbstractEventLoop, done: Ca
         waits_for.add_done_callback(resume)
 
     resume()
+
+
+class Turn:
+    """The steps that came in one turn of the event loop, taken together at its end.
+
+    What arrives together is read together, worked out together, and shares a write.
+    """
+
+    def __init__(self, shell: Shell) -> None:
+        self._shell = shell
+        self._orders: list[Order] = []
+
+    def add(self, order: Order, loop: AbstractEventLoop) -> None:
+        if not self._orders:
+            loop.call_soon(self._take, loop)
+        self._orders.append(order)
+
+    def _take(self, loop: AbstractEventLoop) -> None:
+        def alone(order: Order) -> None:
+            drive(self._shell.step(order.session, order.request_id, order.body), loop, order.done)
+
+        orders, self._orders = self._orders, []
+        self._shell.take(orders, alone)
 
 
 def response(

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import gc
 import random
 import signal
 import socket
 import sys
+import termios
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.errors import HeadersTooLarge, ThalwegError
-from service.express import Cycle, Ticket, drive, response, ticket
+from service.express import Cycle, Ticket, Turn, response, ticket
 from service.settings import Settings
-from service.shell import DRAIN_SECONDS, Shell, problem_messages
+from service.shell import DRAIN_SECONDS, Answer, Order, Shell, problem_messages
+from service.sockets import Socket
 
 CORK_BYTES = 1 << 14  # a larger write goes out at once
 STREAMS_SECONDS = 2.0  # how long streams may take, at a stop, to answer what they have read
@@ -91,9 +94,10 @@ class _Corked:
         self._transport.close()
 
 
-def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[HttpToolsProtocol]:
+def protocol(shell: Shell, settings: Settings) -> type[HttpToolsProtocol]:
     """The HTTP protocol for these bounds; uvicorn makes one instance a connection."""
-    outbox = _Outbox()
+    outbox, turn = _Outbox(), Turn(shell)
+    max_header_bytes, max_body_bytes = settings.max_header_bytes, settings.max_body_bytes
 
     class Protocol(HttpToolsProtocol):
         """httptools keeps a header of any size; this counts what comes before the body."""
@@ -104,9 +108,38 @@ def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[H
         _refused = False
         _ticket: Ticket | None = None  # of a request that goes the short way
         _body = b""
+        _stalled: asyncio.TimerHandle | None = None  # while the client takes nothing
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(_Corked(transport, self.loop, outbox))  # type: ignore[arg-type]
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch(_unsent(self.transport))
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._relax()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._relax()
+            super().connection_lost(exc)
+
+        def _relax(self) -> None:
+            if self._stalled is not None:
+                self._stalled.cancel()
+
+        def _watch(self, unsent: int) -> None:
+            """Look again later whether any of so many bytes was taken."""
+            self._relax()
+            self._stalled = self.loop.call_later(settings.stalled_seconds, self._look, unsent)
+
+        def _look(self, before: int) -> None:
+            unsent = _unsent(self.transport)
+            if unsent >= before:  # what it never takes would stay in memory for ever
+                self.transport.abort()
+            else:
+                self._watch(unsent)
 
         def data_received(self, data: bytes) -> None:
             if self._refused:
@@ -151,7 +184,7 @@ def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[H
             cycle: Any = Cycle()
             self.cycle = cycle
 
-            def done(answer: tuple[int, list[tuple[bytes, bytes]], bytes] | None) -> None:
+            def done(answer: Answer | None) -> None:
                 cycle.response_complete = True
                 if self.transport.is_closing():
                     return
@@ -164,8 +197,7 @@ def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[H
                     self.transport.close()
                 self.on_response_complete()
 
-            # at the end of the turn, so that what arrives together is read together and shares a commit
-            self.loop.call_soon(drive, shell.step(ticket.session, ticket.request_id.decode(), body), self.loop, done)
+            turn.add(Order(ticket.session, ticket.request_id.decode(), body, done), self.loop)
 
         def send_400_response(self, msg: str) -> None:
             error: ThalwegError = Malformed("The bytes sent are no HTTP/1.1 request; use an HTTP client.")
@@ -181,15 +213,6 @@ def protocol(shell: Shell, max_header_bytes: int, max_body_bytes: int) -> type[H
     return Protocol
 
 
-class _Socket(WebSocketsSansIOProtocol):
-    """A socket that was refused in HTTP, with a problem, is no mistake of the application for uvicorn to log."""
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True
-
-
 def _raw(error: ThalwegError) -> bytes:
     """An answer as bytes, for where there is no application to give it."""
     request_id = f"{random.getrandbits(64):016x}"
@@ -198,6 +221,14 @@ def _raw(error: ThalwegError) -> bytes:
     head = f"HTTP/1.1 {error.status} {error.title}\r\n".encode()
     content: bytes = body["body"]
     return head + b"".join(name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n" + content
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes that the other side has not taken yet, those that wait in the system among them."""
+    queued = bytes(4)
+    with contextlib.suppress(OSError):  # not every system tells
+        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+    return transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
 
 class _Server(uvicorn.Server):
@@ -252,8 +283,8 @@ def serve(app: Shell, settings: Settings) -> bool:
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "http": protocol(app, settings.max_header_bytes, settings.max_body_bytes),
-        "ws": _Socket,
+        "http": protocol(app, settings),
+        "ws": Socket,
         "ws_max_size": settings.max_body_bytes,
         "ws_per_message_deflate": False,  # numbers do not shrink by as much as it takes
         "lifespan": "on",

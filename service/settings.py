@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         4096, ge=1, description="WebSockets and event streams open at once; more are answered 503."
     )
+    stalled_seconds: float = Field(
+        60.0, gt=0, description="A client that takes nothing of its answer for so long is disconnected."
+    )
     kept_gradient_bytes: int = Field(
         64 * MiB,
         ge=0,
@@ -48,7 +51,7 @@ class Settings(BaseSettings):
         "besides.",
     )
     snapshot_every: int = Field(
-        128, ge=1, description="Steps between two snapshots: the most that loading a session replays."
+        64, ge=1, description="Steps between two snapshots: the most that loading a session replays."
     )
     replay_bytes: int = Field(
         1024 * MiB,
@@ -65,7 +68,10 @@ class Settings(BaseSettings):
     reap_seconds: float = Field(
         30.0, ge=0, description="Seconds between two looks for sessions that have expired; 0 for never."
     )
-    cache_bytes: int = Field(1024 * MiB, ge=0, description="Session state held in memory before idle ones leave it.")
+    cache_bytes: int = Field(1024 * MiB, ge=0, description="What sessions take in memory before idle ones leave it.")
+    cache_sessions: int = Field(
+        32_768, ge=0, description="How many sessions are in memory before idle ones leave it: a small one takes 3 KB."
+    )
     max_run_evaluations: int = Field(
         1_000_000, ge=1, description="Steps times optimizers that one sandbox run may take."
     )

@@ -10,8 +10,8 @@ import contextlib
 import logging
 import random
 import re
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,10 +29,31 @@ logger = logging.getLogger("thalweg")
 Fields = list[tuple[bytes, bytes]]
 
 
+class Order(NamedTuple):
+    """A step in JSON that came on the short way."""
+
+    session: str
+    request_id: str
+    body: bytes
+    done: Callable[[Answer | None], None]
+
+
+class Answer(NamedTuple):
+    """What is answered to it."""
+
+    status: int
+    fields: Fields
+    body: bytes
+
+
 class Hot(Protocol):
     """An ASGI application inside the other one that says by itself which requests are its own."""
 
     def takes(self, scope: Scope) -> bool: ...
+
+    def begin(
+        self, asked: Sequence[tuple[str, bytes]], answer: Callable[[int, bytes | ThalwegError | None], None]
+    ) -> None: ...
 
     async def answer(self, session: str, body: bytes) -> bytes: ...
 
@@ -88,22 +109,43 @@ class Shell:
             self._streams -= stays
             self._underway -= not stays
 
-    async def step(self, session: str, request_id: str, body: bytes) -> tuple[int, Fields, bytes]:
-        """The short way to the hot route, for a step in JSON: status, fields and body of the answer."""
+    async def step(self, session: str, request_id: str, body: bytes) -> Answer:
+        """The short way to the hot route, for a step in JSON."""
         self._underway += 1
         try:
             if self._underway > self._settings.max_pending:
                 raise self._too_many()
-            text = await self._hot.answer(session, body)
-            return 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))], text
+            return _answer(await self._hot.answer(session, body), request_id)
         except ThalwegError as error:
-            start, problem = problem_messages(error, request_id)
+            return _answer(error, request_id)
         except Exception:
             logger.exception("request %s: a step of %s failed", request_id, session)
-            start, problem = problem_messages(_unforeseen(), request_id)
+            return _answer(_unforeseen(), request_id)
         finally:
             self._underway -= 1
-        return start["status"], start["headers"], problem["body"]
+
+    def take(self, orders: Sequence[Order], alone: Callable[[Order], None]) -> None:
+        """The same for many steps at once; those that cannot be taken so are handed to `alone`."""
+
+        def answer(place: int, outcome: bytes | ThalwegError | None) -> None:
+            self._underway -= 1
+            order = orders[place]
+            if outcome is None:
+                alone(order)
+            else:
+                order.done(_answer(outcome, order.request_id))
+
+        if self._underway + len(orders) > self._settings.max_pending:
+            for order in orders:
+                alone(order)
+            return
+        self._underway += len(orders)
+        try:
+            self._hot.begin([(order.session, order.body) for order in orders], answer)
+        except Exception:
+            logger.exception("%d steps failed, request %s among them", len(orders), orders[0].request_id)
+            for place in range(len(orders)):
+                answer(place, _unforeseen())
 
     def _too_many(self) -> Unavailable:
         return Unavailable(f"{self._settings.max_pending} requests are under way; come back.", retry_after=1)
@@ -243,6 +285,13 @@ class _Exchange:
                     self._more_body = message["type"] == "http.request" and message.get("more_body", False)
         except TimeoutError:
             pass
+
+
+def _answer(outcome: bytes | ThalwegError, request_id: str) -> Answer:
+    if isinstance(outcome, bytes):
+        return Answer(200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(outcome))], outcome)
+    start, problem = problem_messages(outcome, request_id)
+    return Answer(start["status"], start["headers"], problem["body"])
 
 
 def _unforeseen() -> ThalwegError:

@@ -14,6 +14,7 @@ FORBIDDEN = {"utils", "util", "helpers", "helper", "common", "core", "manager", 
 ORDER = """
 service
 service.errors
+service.sockets
 service.settings service.optim.tensors service.optim.hyperparameters service.optim.loops
 service.optim.matrices
 service.optim.rule
@@ -23,6 +24,8 @@ service.optim.transforms service.optim.exchange
 service.optim.specification
 service.optim.groups
 service.optim.optimizer
+service.optim.together
+service.optim.blocks
 service.wire
 service.functions service.stores
 service.sandbox service.sessions

@@ -34,6 +34,7 @@ from service.optim.transforms.form import Applied, At
 
 Rows = Mapping[int, Array]  # by tensor: the rows (indices of the first axis) that a sparse gradient has
 _NO_ROWS: Rows = {}
+STACKED = 256  # elements; a larger state gains little by company
 
 
 class _Moved(NamedTuple):
@@ -92,6 +93,11 @@ class Optimizer:
         """Whether a step is one run of an elementwise rule on everything, as it nearly always is."""
         elementwise = self.rule.span == "element" and not self.specification.driven
         return elementwise and not self.transforms and self.common is not None
+
+    @cached_property
+    def stacks(self) -> bool:
+        """Whether states can be the rows of one array that takes a step as one, and are small enough to gain by it."""
+        return self.plain and not self.rule.shapes and self.layout.size <= STACKED
 
     @cached_property
     def wants(self) -> str:
@@ -230,7 +236,7 @@ class Optimizer:
         if self.plain and not absent and not rows and isinstance(state.counts, int):
             spec = self.specification if self.common is None else self.common
             values = spec.at(state.step)
-            t = _time(spec, state.counts, state.step)
+            t = clock(spec, state.counts, state.step)
             decay = decay_scalars(spec, values) if self.decaying else None
             scalars = spec.dialect.scalars(values, t)
             over = None if into is None else (into.params, *into.slots)
@@ -387,7 +393,7 @@ class Optimizer:
         """The rule on the flat whole, elementwise."""
         g, slots = moving
         decay = decay_scalars(spec, values) if self.decaying else None
-        scalars = spec.dialect.scalars(values, _time(spec, count, state.step))
+        scalars = spec.dialect.scalars(values, clock(spec, count, state.step))
         return kernels.update(self.rule, state.params, g, slots, scalars, decay)
 
     def _move_each(
@@ -408,7 +414,7 @@ class Optimizer:
                 if i in given.absent:
                     continue
                 decay = decay_scalars(spec, values) if self.decaying else None
-                scalars = spec.dialect.scalars(values, _time(spec, counts[i], state.step))
+                scalars = spec.dialect.scalars(values, clock(spec, counts[i], state.step))
                 self._update_tensor(i, params, g, new, (scalars, decay), given.rows.get(i))
                 counts[i] += 1
         moving = {count for i, count in enumerate(counts) if i not in self.frozen}
@@ -592,7 +598,7 @@ def _unpacked(params: Array, slots: tuple[Array, ...]) -> State:
     return State(step, params, slots[:-1], counts[0] if len(set(counts)) == 1 else tuple(counts))
 
 
-def _time(spec: Specification, count: int, n: int) -> int:
+def clock(spec: Specification, count: int, n: int) -> int:
     """The t of the next step, from 1, of a tensor that took `count` steps in a session that took `n`."""
     return (count if spec.dialect.counter == "parameter" else n) + 1
 

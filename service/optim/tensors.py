@@ -82,11 +82,16 @@ def norm(flat: Array, slices: Sequence[slice] | None = None) -> float:
     """
     parts = [flat] if slices is None else [flat[where] for where in slices]
     total = sum(_sum_of_squares(part, 1.0) for part in parts)
-    if total < SMALLEST_SQUARE or math.isinf(total):
+    if not in_range(total):
         largest = max((float(np.abs(part).max()) for part in parts if part.size), default=0.0)
         if 0.0 < largest < math.inf:
             return largest * math.sqrt(sum(_sum_of_squares(part, largest) for part in parts))
     return math.sqrt(total) if total >= 0.0 else math.nan
+
+
+def in_range(total: float) -> bool:
+    """Whether a sum of squares has lost nothing to overflow or underflow, so that its root is the norm."""
+    return not (total < SMALLEST_SQUARE or math.isinf(total))
 
 
 def _sum_of_squares(part: Array, scale: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Container, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -134,13 +135,19 @@ async def send_encoded(
     await send({"type": "http.response.body", "body": last})
 
 
+@cache
+def schema(model: type[Body]) -> dict[str, Any]:
+    """The JSON schema of a body, made once; not to be changed."""
+    return model.model_json_schema()
+
+
 def json_body(model: type[Body], examples: Mapping[str, Any]) -> dict[str, Any]:
     """The requestBody of an OpenAPI operation, with runnable examples."""
     return {
         "required": True,
         "content": {
             MEDIA_TYPE: {
-                "schema": model.model_json_schema(),
+                "schema": schema(model),
                 "examples": {name: {"summary": name, "value": value} for name, value in examples.items()},
             }
         },

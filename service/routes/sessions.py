@@ -25,6 +25,7 @@ from service.routes.bodies import (
     json_body,
     query_fields,
     read,
+    schema,
     tensors_answer,
     whole,
 )
@@ -49,7 +50,8 @@ LARGE = 1 << 20  # bytes of a body
 
 T = TypeVar("T")
 Content = bytes | bytearray | memoryview
-Labels = Annotated[dict[str, str], Field(max_length=64)]
+Label = Annotated[str, Field(max_length=1024)]
+Labels = Annotated[dict[Label, Label], Field(max_length=64)]
 TimeToLive = Annotated[float, Field(gt=0, le=TEN_YEARS)]
 
 
@@ -270,7 +272,7 @@ def _creation_forms() -> dict[str, Any]:
 
 
 def _properties() -> dict[str, Any]:
-    properties: dict[str, Any] = CreateSession.model_json_schema()["properties"]
+    properties: dict[str, Any] = schema(CreateSession)["properties"]
     return properties
 
 
@@ -285,7 +287,7 @@ def decode_creation(
         body, fields = check(loads(content), CreateSession)
         layout, params = lay_out(body.params, body.dtype)
     elif form == SAFETENSORS:
-        file = safetensors.parse(content, "/params")
+        file = safetensors.parse(content, "/params", safetensors.MAX_CREATION_HEADER_BYTES)
         if checkpoint.recognised(file):
             return _restoration(file, content, raw.query(query_string, TEXTS))
         body, fields = _without_params(safetensors.fields(file))
@@ -297,8 +299,10 @@ def decode_creation(
         layout, params = raw.lay_out(content, shapes, body.dtype)
     if body.id is not None and not ID.match(body.id):
         raise Invalid(WRONG_ID, pointer="/id")
+    optimizer = build(body.optimizer, layout, body.transforms, body.groups)
+    checkpoint.check_header(optimizer)
     creation = Creation(
-        build(body.optimizer, layout, body.transforms, body.groups),
+        optimizer,
         layout,
         params,
         body.non_finite,

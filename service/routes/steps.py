@@ -4,7 +4,7 @@ Taking a step is the hot path. It is a lean ASGI endpoint inside the application
 no copies; `operation` documents it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -26,6 +26,7 @@ from service.routes.bodies import (
 from service.routes.sessions import timestamp
 from service.sessions.engine import Engine
 from service.sessions.steps import Stepped
+from service.sessions.together import Asked
 from service.shell import problem_messages
 from service.wire.forms import FORMS, JSON, Encoded, encode, encoded
 from service.wire.json import dumps
@@ -79,6 +80,36 @@ class TakeStep:
     async def answer(self, session: str, body: bytes) -> bytes:
         """The JSON of an answer to the JSON of a step. Raises ThalwegError."""
         return dumps(render(await self._take(session, decode_step(JSON, body))))
+
+    def begin(
+        self, asked: Sequence[tuple[str, bytes]], answer: Callable[[int, bytes | ThalwegError | None], None]
+    ) -> None:
+        """Take at once those of many steps, as session and JSON, that wait for nothing but the disk.
+
+        Each is answered by its place among them; with None where it has to be asked for by itself.
+        """
+        requests: list[Asked] = []
+        places: list[int] = []
+        refused: list[tuple[int, ThalwegError]] = []
+        for place, (session, body) in enumerate(asked):
+            try:
+                requests.append((session, decode_step(JSON, body)))
+                places.append(place)
+            except ThalwegError as error:
+                refused.append((place, error))
+
+        def tell(those: Iterable[int]) -> None:
+            for i in those:
+                outcome = group.outcomes[i]
+                answer(places[i], dumps(render(outcome)) if isinstance(outcome, Stepped) else outcome)
+
+        group = self._engine.begin(requests)
+        held = group.held
+        if group.written is not None:
+            group.written.add_done_callback(lambda _: tell(held))
+        for place, refusal in refused:
+            answer(place, refusal)
+        tell(i for i in range(len(requests)) if i not in held)
 
     async def _take(self, session: str, request: StepRequest) -> Stepped:
         return await self._engine.step(

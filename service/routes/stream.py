@@ -38,7 +38,11 @@ Sent = str | bytes
 
 
 class Stream:
-    """WS /v1/sessions/{id}/stream as an ASGI application; `stopping` is set when the service stops."""
+    """WS /v1/sessions/{id}/stream as an ASGI application; `stopping` is set when the service stops.
+
+    Any page may open one: there are no cookies or other credentials that a browser would add by itself, so that its
+    Origin says nothing of who may do what.
+    """
 
     def __init__(self, engine: Engine, stopping: asyncio.Event) -> None:
         self._engine = engine

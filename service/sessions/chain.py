@@ -9,6 +9,7 @@ from typing import Any
 from service.sessions import log
 from service.sessions.session import Session
 from service.sessions.steps import Computed
+from service.stores.base import Payload
 
 MAX_BYTES = 1 << 26  # of gradients; a longer chain is written in pieces
 
@@ -26,6 +27,13 @@ def claim(lock: asyncio.Lock) -> bool:
     return False
 
 
+def advance(session: Session, done: Computed) -> None:
+    """Make a step that is written, or on the way there, the session's newest."""
+    session.state, session.number, session.step = done.state, session.number + 1, session.step + 1
+    session.updated, session.torn = done.event["time"], False
+    session.grow(1, len(done.payload))
+
+
 class Chain:
     """Rows that follow a session's own, and the session as it will stand; nothing of the session changes before.
 
@@ -37,7 +45,7 @@ class Chain:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.rows: list[tuple[bytes, bytes]] = []
+        self.rows: list[tuple[bytes, Payload]] = []
         self.bytes = 0
         self.durable = session.durable
         self.outcomes: list[Any] = []

@@ -40,6 +40,9 @@ VERSION = 1
 KINDS = {DTYPES["float64"]: "F64", DTYPES["float32"]: "F32"}
 CHOSEN = ("id", "labels", "durability", "ttl_seconds")  # what whoever sends a checkpoint may say about the session
 
+ENTRY_BYTES = 80  # what the header has of a tensor besides its name and shape, at most
+OTHER_BYTES = 1 << 20  # what it has besides tensors, specification and layout, at most: labels for the most part
+
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
@@ -124,6 +127,19 @@ def pack(session: Session) -> list[bytes | memoryview]:
     return [len(text).to_bytes(8, "little") + text, *chunks]
 
 
+def check_header(optimizer: Optimizer) -> None:
+    """Raises Invalid where a checkpoint would have a longer header than is read, so that none is made in vain."""
+    facts = dumps({**optimizer.as_json(), "layout": optimizer.layout.as_json()})
+    tensors = [len(dumps(name)) + len(dumps(shape)) + ENTRY_BYTES for name, shape, _ in _parts(optimizer)]
+    size = len(dumps(facts.decode())) + sum(tensors) + OTHER_BYTES  # the facts are a text in it
+    if size > safetensors.MAX_CREATION_HEADER_BYTES:
+        raise Invalid(
+            f"The parameters' names and shapes, with the specification, would take {size} bytes of a checkpoint's "
+            f"header, of which {safetensors.MAX_CREATION_HEADER_BYTES} are read. Send fewer, larger arrays.",
+            pointer="/params",
+        )
+
+
 def recognised(file: File) -> bool:
     """Whether a file says that it is a checkpoint."""
     return "checkpoint" in file.metadata
@@ -166,6 +182,7 @@ def restore(file: File, changes: Mapping[str, Any]) -> Restoration:
     layout = _layout(facts.layout, file)
     resolved = {"optimizer": facts.optimizer, "transforms": facts.transforms, "groups": facts.groups}
     optimizer = bind(resolved, layout)
+    check_header(optimizer)
     params, *slots = _arrays(file, optimizer)
     if not all_finite(params):
         raise Invalid("The checkpoint's params hold numbers that are not finite.", pointer="/params")

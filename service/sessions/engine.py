@@ -5,7 +5,7 @@ state and answered. Whoever loses the race for a number loads the session again 
 
 `Engine` is the face of it, with what makes, changes and ends a session. Behind it, each on those before:
 `work` (threads, and what nobody waits for), `writing` (rows and snapshots), `access` (one at a time), `reading`
-(the log as it was), `stepping` (steps).
+(the log as it was), `together` (plain steps of many sessions), `stepping` (all steps).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from service.sessions.session import Session, apply, expires, of, patched
 from service.sessions.stepping import Stepper
 from service.sessions.steps import Stepped
 from service.sessions.timeline import beginning
+from service.sessions.together import Asked, Group, Together
 from service.sessions.tombstone import gone
 from service.sessions.work import Work
 from service.sessions.writing import Writer, settle
@@ -68,11 +69,12 @@ class Engine:
         self._work = work = Work()
         self._followers = followers = Followers()
         self._rounds = rounds = Rounds(settings.max_waiting_bytes)
-        self._live = live = Live(store, work.threads, settings.cache_bytes, now)
+        self._live = live = Live(store, work.threads, settings, now)
         self._writer = writer = Writer(store, settings, live, followers, work)
         self._access = access = Access(store, live, followers, rounds, writer, now)
         self._reader = reader = Reader(store, live, followers, access, work)
-        self._stepper = Stepper(store, live, followers, rounds, work, writer, access, reader, now)
+        self._together = together = Together(store, live, followers, writer, now)
+        self._stepper = Stepper(store, live, followers, rounds, work, writer, access, reader, together, now)
         self._reaper = Reaper(store, live, access.busy, access.forgotten, now)
         self._reaping: asyncio.Task[None] | None = None
 
@@ -265,6 +267,13 @@ class Engine:
         """`step_many` for many sessions, side by side and in one write as far as can be."""
         return self._stepper.step_all(chains)
 
+    def begin(self, asked: Sequence[Asked]) -> Group:
+        """Take at once those of many steps that need not wait for anything but the disk; see `Group`.
+
+        The others, which have no outcome then, are for `step`.
+        """
+        return self._together.begin(asked)
+
     # Reading
 
     def history(self, session: Session, after: int, limit: int) -> tuple[list[dict[str, Any]], int | None]:
@@ -300,7 +309,8 @@ class Engine:
     # Beginning and end of the service
 
     def start(self) -> None:
-        """Begin what is done without being asked: erasing expired sessions."""
+        """Begin what is done without being asked: erasing expired sessions; and make ready for those that come."""
+        self._live.rehearse()
         if self._settings.reap_seconds:
             self._reaping = asyncio.ensure_future(self._reaper.forever(self._settings.reap_seconds))
 

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import resource
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
-from service.errors import NotFound, Unavailable
-from service.optim.tensors import Layout
+import numpy as np
+
+from service.errors import NotFound, ThalwegError, Unavailable
 from service.sessions import log
 from service.sessions.log import Damaged
-from service.sessions.session import Session, apply, expires, of
+from service.sessions.session import Session, apply, expires, layout_of, of, weigh
 from service.sessions.timeline import row_before_next, turned
 from service.sessions.tombstone import gone
-from service.stores.base import Erased, Missing, Row, Store
+from service.sessions.work import INLINE
+from service.settings import Settings
+from service.stores.base import Erased, Missing, Row, Store, Stored
 
+SMALL = 1 << 14  # bytes of a snapshot; a session of more is always loaded by a thread
+FEW = 16  # rows above it; more take longer to replay than a thread takes to ask
+RECENT = 64  # loads; how long these had to wait for the disk says where the next one is made
+WAIT = 0.0002  # seconds; where it is more than that, on average, a thread waits, which takes as long to ask
 PAGE = 1_000  # rows read at a time when a session is loaded
 PAGE_BYTES = 1 << 26  # the same in bytes of gradients
 
+T = TypeVar("T")
 Run = tuple[int, int]  # rows from the first to the last number
+
+_THREAD = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
 
 logger = logging.getLogger("thalweg")
 
@@ -36,20 +48,43 @@ class _Rewound(Exception):
 
 
 class Live:
-    """Sessions by id; at most `cache_bytes` of state, the least recently used idle ones leaving first."""
+    """Sessions by id; as many as the settings allow, the least recently used idle ones leaving first."""
 
-    def __init__(self, store: Store, threads: Executor, cache_bytes: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, threads: Executor, settings: Settings, now: Callable[[], float]) -> None:
         self._store = store
         self._threads = threads
-        self._cache_bytes = cache_bytes
+        self._max_bytes = settings.cache_bytes
+        self._max_sessions = settings.cache_sessions
         self._now = now
         self._held: OrderedDict[str, Session] = OrderedDict()
         self._loading: dict[str, asyncio.Future[Session]] = {}
         self._bytes = 0
+        self._wait = 0.0  # seconds that a load waits for the disk, a moving average
 
     async def get(self, id: str) -> Session:
         """The session, from memory or from its log. Raises NotFound, Gone, Unavailable."""
-        return self.at_hand(id) or await self._load(id)
+        session = self.at_hand(id)
+        if session is None:
+            self.fetch((id,))
+            session = self._held.get(id)
+        return session or await self._load(id)
+
+    def fetch(self, ids: Iterable[str]) -> None:
+        """Bring sessions into memory that are about to be used, as far as each is a matter of microseconds."""
+        wanted = [id for id in dict.fromkeys(ids) if id not in self._held and id not in self._loading]
+        if wanted and self._wait <= WAIT:
+            with contextlib.suppress(Unavailable):  # said to whoever then asks for one of them
+                for session in self._timed(self._load_small, wanted):
+                    if session is not None:
+                        self.hold(session)
+
+    def rehearse(self) -> None:
+        """Load a session and forget it: connections, threads and caches are then made before anybody waits for them."""
+        self._threads.submit(self._store.load, (), SMALL, FEW)
+        with contextlib.suppress(ThalwegError):
+            for session in self._load_small([head.session for head in self._store.heads(None, 1)]):
+                if session is not None and session.optimizer.work <= INLINE:
+                    session.optimizer.step(session.state, np.zeros(session.layout.size, session.layout.dtype), loss=0.0)
 
     def at_hand(self, id: str) -> Session | None:
         """The session about to be used, if it is in memory."""
@@ -71,7 +106,8 @@ class Live:
         """Load once, however many wait for it."""
         underway = self._loading.get(id)
         if underway is None:
-            underway = asyncio.get_running_loop().run_in_executor(self._threads, self._load_now, id)
+            load = self._load_all if self._wait <= WAIT else self._load_waiting
+            underway = asyncio.get_running_loop().run_in_executor(self._threads, load, id)
             self._loading[id] = underway
             underway.add_done_callback(lambda _: self._loading.pop(id, None))
         session = await asyncio.shield(underway)
@@ -83,13 +119,49 @@ class Live:
         self.hold(session)
         return session
 
-    def _load_now(self, id: str) -> Session:
+    def _timed(self, load: Callable[[Sequence[str]], T], ids: Sequence[str]) -> T:
+        """What a load gives; its time counts where the disk was read, for all else takes microseconds."""
+        start, before = time.perf_counter(), _blocks_read()
+        try:
+            return load(ids)
+        finally:
+            waited = time.perf_counter() - start if _blocks_read() > before else 0.0
+            self._wait += (waited / len(ids) - self._wait) * min(1.0, len(ids) / RECENT)
+
+    def _load_small(self, ids: Sequence[str]) -> list[Session | None]:
+        """Sessions from one short read, None where it takes more than that. Raises Unavailable."""
+        return [
+            None if stored is None else self._folded(id, stored)
+            for id, stored in zip(ids, self._store.load(ids, SMALL, FEW), strict=True)
+        ]
+
+    def _folded(self, id: str, stored: Stored) -> Session | None:
+        """The session that was read, None where that takes long, or more than what was read."""
+        head, rows = log.decode(stored.head), stored.rows
+        try:
+            session = of(id, head, log.unpack(stored.snapshot, layout_of(head)))
+            if rows and rows[0].number == session.number:
+                session.updated = log.decode(rows[0].event)["time"]  # a snapshot does not tell the time of its row
+                rows = rows[1:]
+            if session.optimizer.work * len(rows) > INLINE:
+                return None
+            for row in rows:
+                self._replay_row(session, row, across=False)
+        except (Damaged, _Forgotten, _Rewound):
+            return None
+        return session
+
+    def _load_waiting(self, id: str) -> Session:
+        """The session where `fetch` leaves it to the threads to wait for the disk, and to see when that is over."""
+        (session,) = self._timed(self._load_small, (id,))
+        return self._load_all(id) if session is None else session
+
+    def _load_all(self, id: str) -> Session:
+        """The session, however long that takes. Raises NotFound, Gone, Unavailable."""
         try:
             head = log.decode(self._store.head(id))
-        except Erased as error:
-            raise gone(id, error.tombstone) from None
-        except Missing:
-            raise NotFound(f"There is no session {id[:128]!r}; create one with POST /v1/sessions.") from None
+        except Missing as error:
+            raise _absent(id, error) from None
         session = self.fold(id, head, None)
         if session is None:
             raise Unavailable(f"The log of session {id} cannot be read back; see the service's own log.")
@@ -176,7 +248,7 @@ class Live:
         while (found := self._store.snapshot(id, at_most)) is not None:
             number, blob = found
             try:
-                return of(id, head, log.unpack(blob, Layout.from_json(head["layout"])))
+                return of(id, head, log.unpack(blob, layout_of(head)))
             except Damaged as error:
                 logger.error("snapshot %d of session %s is damaged (%s); going back further", number, id, error)
                 at_most = number - 1
@@ -186,12 +258,13 @@ class Live:
         """Keep a session in memory; idle ones whose rows can all be read back make room."""
         if (other := self._held.get(session.id)) is not None:
             self.drop(other)
+        session.weight = weigh(session)
         self._held[session.id] = session
-        self._bytes += session.bytes
+        self._bytes += session.weight
         self._make_room(session)
 
     def _make_room(self, session: Session) -> None:
-        while self._bytes > self._cache_bytes:
+        while self._bytes > self._max_bytes or len(self._held) > self._max_sessions:
             idle = next((s for s in self._held.values() if s.idle and s is not session), None)
             if idle is None:
                 break
@@ -202,9 +275,21 @@ class Live:
         session.stale = True
         if self._held.get(session.id) is session:
             del self._held[session.id]
-            self._bytes -= session.bytes
+            self._bytes -= session.weight
 
     def expired(self, head: dict[str, Any], updated: float) -> bool:
         """Whether a session's time to live has passed since its newest row."""
         at = expires(head, updated)
         return at is not None and self._now() > at
+
+
+def _blocks_read() -> int:
+    """How many blocks this thread has had the disk read."""
+    return resource.getrusage(_THREAD).ru_inblock
+
+
+def _absent(id: str, error: Missing) -> ThalwegError:
+    """What is said of a session that is not there."""
+    if isinstance(error, Erased):
+        return gone(id, error.tombstone)
+    return NotFound(f"There is no session {id[:128]!r}; create one with POST /v1/sessions.")

@@ -18,15 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-import safetensors
-import safetensors.numpy
 
+from service.optim.blocks import LARGE
 from service.optim.optimizer import Rows
 from service.optim.state import State
 from service.optim.tensors import Array, Layout
+from service.stores.base import Payload
+from service.wire.safetensors import ALIGNMENT
 
 FORMAT = 1
 DIGEST_BYTES = 32
+_LENGTH = struct.Struct("<Q")  # of the header of a safetensors file
+_STORED: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4")}  # what a state is made of
 NO_ROWS: Rows = MappingProxyType({})
 
 
@@ -75,7 +78,7 @@ def decode(event: bytes) -> dict[str, Any]:
     return value
 
 
-def pack(snapshot: Snapshot, slot_names: tuple[str, ...]) -> bytes:
+def pack(snapshot: Snapshot, slot_names: tuple[str, ...]) -> Payload:
     """The bytes of a snapshot."""
     state = snapshot.state
     tensors = {"params": state.params} | {f"slot/{n}": s for n, s in zip(slot_names, state.slots, strict=True)}
@@ -89,36 +92,67 @@ def pack(snapshot: Snapshot, slot_names: tuple[str, ...]) -> bytes:
         "updates": state.step,
         "counts": state.counts,
     }
-    body = safetensors.numpy.save(tensors, {"thalweg": orjson.dumps(facts).decode()})
-    return hashlib.sha256(body).digest() + body
+    entries: dict[str, Any] = {"__metadata__": {"thalweg": orjson.dumps(facts).decode()}}
+    end = 0
+    for name, array in tensors.items():
+        start, end = end, end + array.nbytes
+        kind = "F64" if array.dtype == _STORED["F64"] else "F32"
+        entries[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (start, end)}
+    text = orjson.dumps(entries)
+    text += b" " * (-len(text) % ALIGNMENT)
+    pieces: list[Payload] = [_LENGTH.pack(len(text)) + text]
+    pieces += [np.ascontiguousarray(array).view(np.uint8).data for array in tensors.values()]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return _joined([digest.digest(), *pieces], end)
 
 
-def unpack(blob: bytes, layout: Layout) -> Snapshot:
+def _joined(pieces: list[Payload], size: int) -> Payload:
+    """The pieces in one, about `size` bytes; many are moved without holding up other threads."""
+    if size < LARGE:
+        return b"".join(pieces)
+    whole = np.empty(sum(map(len, pieces)), np.uint8)
+    at = 0
+    for piece in pieces:
+        whole[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)
+    return whole.data
+
+
+def unpack(blob: Payload, layout: Layout) -> Snapshot:
     """The snapshot of these bytes. Raises Damaged when they are not what `pack` wrote."""
-    body = blob[DIGEST_BYTES:]
+    body = memoryview(blob)[DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != blob[:DIGEST_BYTES]:
         raise Damaged("the digest does not match")
     try:
-        (length,) = struct.unpack_from("<Q", body)
-        facts = orjson.loads(orjson.loads(body[8 : 8 + length])["__metadata__"]["thalweg"])
-        tensors = safetensors.numpy.load(body)
-    except (struct.error, ValueError, KeyError, safetensors.SafetensorError) as error:
+        (length,) = _LENGTH.unpack_from(body)
+        entries = orjson.loads(body[_LENGTH.size : _LENGTH.size + length])
+        facts = orjson.loads(entries["__metadata__"]["thalweg"])
+        data = body[_LENGTH.size + length :]
+        params, *slots = (_array(data, entries[name]) for name in ("params", *map("slot/{}".format, facts["slots"])))
+    except (struct.error, ValueError, TypeError, KeyError) as error:
         raise Damaged(str(error)) from None
     if facts["format"] != FORMAT:
         raise Damaged(f"format {facts['format']}, this service reads {FORMAT}")
-    slots = tuple(tensors[f"slot/{name}"] for name in facts["slots"])  # safetensors keeps no order
-    counts = facts["counts"]
-    state = State(facts["updates"], tensors["params"], slots, counts if isinstance(counts, int) else tuple(counts))
-    if state.params.shape != (layout.size,) or state.params.dtype != layout.dtype:
+    if params.shape != (layout.size,) or params.dtype != layout.dtype:
         raise Damaged("the tensors do not fit the session's layout")
+    counts = facts["counts"]
+    state = State(facts["updates"], params, tuple(slots), counts if isinstance(counts, int) else tuple(counts))
     timeline = tuple((int(first), int(offset)) for first, offset in facts["timeline"])
     return Snapshot(facts["number"], facts["step"], timeline, facts["optimizer"], state)
 
 
-def payload(values: Array, layout: Layout, rows: Rows) -> bytes:
-    """The bytes of a flat gradient, of which some tensors have these rows only."""
+def _array(data: memoryview, entry: dict[str, Any]) -> Array:
+    """A copy of one tensor of a safetensors file, which may be written to."""
+    start, stop = entry["data_offsets"]
+    return np.ndarray(entry["shape"], _STORED[entry["dtype"]], data[start:stop]).copy()
+
+
+def payload(values: Array, layout: Layout, rows: Rows) -> Payload:
+    """The bytes of a flat gradient, of which some tensors have these rows only; a large one's are not copied."""
     if not rows:
-        return values.tobytes()
+        return values.tobytes() if values.size < LARGE else np.ascontiguousarray(values).view(np.uint8).data
     parts = [those.astype("<i8").tobytes() for those in rows.values()]
     for i, (where, shape) in enumerate(zip(layout.slices, layout.shapes, strict=True)):
         part = values[where]
@@ -126,7 +160,7 @@ def payload(values: Array, layout: Layout, rows: Rows) -> bytes:
     return b"".join(parts)
 
 
-def gradient(payload: bytes, layout: Layout, counts: Sequence[tuple[int, int]] = ()) -> tuple[Array, Rows]:
+def gradient(payload: Payload, layout: Layout, counts: Sequence[tuple[int, int]] = ()) -> tuple[Array, Rows]:
     """The flat gradient of a payload, read-only, and its rows; `counts` are (tensor, number of rows) pairs."""
     if not counts:
         return np.frombuffer(payload, layout.dtype), {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
 from service.errors import Conflict, Gone, NotFound, StepMismatch
+from service.optim.blocks import LARGE
 from service.optim.tensors import Array
 from service.sessions import log
 from service.sessions.access import Access
@@ -93,18 +95,26 @@ class Reader:
 
         Raises NotFound, Gone, Invalid for a view that there is not.
         """
-        if step is None or step == session.step:
+        if step in (None, session.step) and (view == "train" or session.layout.size < LARGE):
             return session.step, seen(session, view)
         there = await self.session_at(session, step)
-        return step, seen(there, view)
+        return there.step, seen(there, view)
 
     async def session_at(self, session: Session, step: int | None) -> Session:
         """The session as it was after a step (the newest by default), to look at only. Raises NotFound, Gone."""
-        if step is None or step == session.step:
-            return session
+        if step in (None, session.step):
+            return session if session.layout.size < LARGE else await self._standing(session, step)
         if not 0 <= step <= session.step:
             raise NotFound(f"The session is at step {session.step}; ask for a step from 0 to {session.step}.")
         return await self._read(session, partial(self.fold_at, step=step))
+
+    async def _standing(self, session: Session, step: int | None) -> Session:
+        """The session as it is between two steps: a large one is written over the slots of its state."""
+
+        async def look(session: Session) -> Session:
+            return replace(session) if step in (None, session.step) else await self.fold_at(session, step)
+
+        return await self._access.exclusively(session.id, look)
 
     async def _read(self, session: Session, look: Callable[[Session], Awaitable[T]]) -> T:
         """Look at rows that a session has; it may be deleted, or turn out to have lost them, while we look."""

@@ -19,6 +19,11 @@ def due(settings: Settings, rows: int, backlog: int, state: int) -> bool:
     return backlog >= min(settings.replay_bytes, max(settings.kept_gradient_bytes // 4, WORTH * state))
 
 
+def spared(settings: Settings) -> int:
+    """Bytes of gradients below which no snapshot is due for their sake, however small the state is."""
+    return min(settings.replay_bytes, settings.kept_gradient_bytes // 4)
+
+
 def kept_from(settings: Settings, number: int, gradients: int, backlog: int) -> int:
     """The row whose successors' gradients are to be kept, at row `number`; the newest is always one of them.
 

@@ -10,19 +10,32 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from service.errors import Invalid, StepMismatch, StepReused, ThalwegError
+from service.optim.blocks import LARGE
 from service.optim.tensors import Layout
 from service.sessions import log
 from service.sessions.access import Access
 from service.sessions.aggregation import Part, Round, Rounds, check_worker, moved
-from service.sessions.chain import Chain, claim
+from service.sessions.chain import Chain, advance, claim
 from service.sessions.followers import Followers
 from service.sessions.live import Live
 from service.sessions.reading import Reader
-from service.sessions.session import Session
-from service.sessions.steps import Stepped, answered, chosen, compute, make_finite, mismatch, told
+from service.sessions.session import Session, unshared
+from service.sessions.steps import (
+    EVERYTHING,
+    Computed,
+    Stepped,
+    Want,
+    answered,
+    chosen,
+    compute,
+    make_finite,
+    mismatch,
+    told,
+)
 from service.sessions.timeline import begins
+from service.sessions.together import Together
 from service.sessions.work import INLINE, Work
-from service.sessions.writing import Writer
+from service.sessions.writing import Writer, settle
 from service.stores.base import Store, StoreError
 from service.wire.steps import StepRequest
 from service.wire.trees import Flat
@@ -41,6 +54,7 @@ class Stepper:
         writer: Writer,
         access: Access,
         reader: Reader,
+        together: Together,
         now: Callable[[], float],
     ) -> None:
         self._store = store
@@ -51,6 +65,7 @@ class Stepper:
         self._writer = writer
         self._access = access
         self._reader = reader
+        self._together = together
         self._now = now
 
     async def step(
@@ -92,9 +107,9 @@ class Stepper:
         if step is not None and step > session.step + 1:
             self._access.check_newest(session)
             raise mismatch(session.step)
-        if session.head["non_finite"] == "reject":
-            make_finite(session, flat)
-        part = Part(flat, loss, log.step_digest(flat.values, flat.absent, loss, flat.rows))
+        check = session.head["non_finite"] == "reject"
+        digest = await self._work.run(session.layout.size, partial(self._digest, session, flat, loss, check))
+        part = Part(flat, loss, digest)
         round = self._rounds.join(
             session, worker, part, lambda round: self._work.spawn(self._end_round(session.id, round))
         )
@@ -149,7 +164,14 @@ class Stepper:
 
         async def one(request: StepRequest) -> Stepped | ThalwegError:
             try:
-                return await self.step(id, **request._asdict())
+                return await self.step(
+                    id,
+                    request.read,
+                    step=request.step,
+                    loss=request.loss,
+                    returning=request.returning,
+                    worker=request.worker,
+                )
             except ThalwegError as error:
                 return error
 
@@ -160,8 +182,12 @@ class Stepper:
 
         Those that are in memory and free need no task of their own, which would cost as much as their steps.
         """
-        begun = {id: chain for id, requests in chains.items() if (chain := self._begin(id, requests)) is not None}
         outcomes: dict[str, list[Stepped | ThalwegError]] = {id: [] for id in chains}
+        single = [(id, requests[0]) for id, requests in chains.items() if len(requests) == 1]
+        group = self._together.begin(single)
+        several = [(id, requests) for id, requests in chains.items() if len(requests) > 1]
+        self._live.fetch(id for id, _ in several)
+        begun = {id: chain for id, requests in several if (chain := self._begin(id, requests)) is not None}
         try:
             for id, chain in begun.items():
                 try:
@@ -173,6 +199,10 @@ class Stepper:
         finally:
             for chain in begun.values():
                 chain.session.lock.release()
+        if group.written is not None:
+            await asyncio.wait([group.written])
+        for (id, _), outcome in zip(single, group.outcomes, strict=True):
+            outcomes[id] = [] if outcome is None else [outcome]
         left = {id: rest for id, requests in chains.items() if (rest := requests[len(outcomes[id]) :])}
         for id, more in zip(left, await asyncio.gather(*map(self.step_many, left, left.values())), strict=True):
             outcomes[id] += more
@@ -267,24 +297,44 @@ class Stepper:
     async def _take(
         self, session: Session, flat: Flat, loss: float | None, returning: str, parts: dict[str, str] | None = None
     ) -> Stepped:
-        done = await self._work.run(session.optimizer.work, lambda: compute(session, flat, loss, self._now()))
-        if parts is not None:
-            done.event["parts"] = parts
-            done = done._replace(handled=told(session, done.event))
-        number, payload = session.number + 1, done.payload
-        written = self._store.append(session.id, number, log.encode(done.event), payload)
-        waits = self._writer.waits(session)
-        if waits:
-            await self._writer.written(written)
-            session.durable = session.step + 1
-            self._followers.tell(session.id)
-        else:
-            self._writer.later(written, session, session.step + 1, len(payload))
-        session.state, session.number, session.step = done.state, number, session.step + 1
-        session.updated = done.event["time"]
-        session.grow(1, len(payload))
+        over = session.layout.size >= LARGE and unshared(session)
+        want = Want(returning in ("updates", "both"), over) if session.layout.size >= LARGE else EVERYTHING
+        try:
+            done = await self._computed(session, flat, loss, want)
+            if parts is not None:
+                done.event["parts"] = parts
+                done = done._replace(handled=told(session, done.event))
+            written = self._store.append(session.id, session.number + 1, log.encode(done.event), done.payload)
+            waits = self._writer.waits(session)
+            if waits:
+                await self._writer.written(written)
+                session.durable = session.step + 1
+                self._followers.tell(session.id)
+            else:
+                self._writer.later(written, session, session.step + 1, len(done.payload))
+        except BaseException as error:
+            if session.torn and isinstance(error, Exception):
+                await settle(session)
+            if session.torn or (over and not isinstance(error, Exception)):  # a thread may be at it still
+                self._live.drop(session)
+            raise
+        advance(session, done)
         self._writer.snapshot_if_due(session)
         return answered(session.layout, done, returning, session.durable)
+
+    async def _computed(self, session: Session, flat: Flat, loss: float | None, want: Want) -> Computed:
+        """The step, worked out where it belongs; a thread holds on to what it returns, so that it returns nothing."""
+        if session.optimizer.work <= INLINE:
+            return compute(session, flat, loss, self._now())
+        found: list[Computed] = []
+        await self._work.in_thread(lambda: found.append(compute(session, flat, loss, self._now(), want)))
+        return found.pop()
+
+    def _digest(self, session: Session, flat: Flat, loss: float | None, check: bool = True) -> str:
+        """The digest of a step. Raises NonFinite, where it is to be checked, for what the session's policy refuses."""
+        if check:
+            make_finite(session, flat)
+        return log.step_digest(flat.values, flat.absent, loss, flat.rows)
 
     async def _again(
         self,
@@ -298,7 +348,7 @@ class Stepper:
         """The answer that a step had, if this request is the one that it answered, or one of its parts."""
         if step < 1:
             raise Invalid("step counts from 1: it is the number that this step will have.", pointer="/step")
-        make_finite(session, flat)  # refuses what would have been refused then
+        digest = await self._work.run(session.layout.size, partial(self._digest, session, flat, loss))
         event = await self._reader.event(session, step)
         taken = event["digest"] if worker is None else event["parts"].get(worker)
         if taken is None:
@@ -307,7 +357,7 @@ class Stepper:
                 f"{session.step + 1}.",
                 current_step=session.step,
             )
-        if taken != log.step_digest(flat.values, flat.absent, loss, flat.rows):
+        if taken != digest:
             raise StepReused(
                 f"Step {step} was taken with another gradient or loss; the session is at step {session.step}. "
                 "Read the parameters and send the next step.",

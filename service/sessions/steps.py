@@ -8,24 +8,56 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.errors import NonFinite, Place, StepMismatch
+from service.optim import blocks
+from service.optim.blocks import LARGE
 from service.optim.state import State, Step
 from service.optim.tensors import BLOCK, Array, Layout, all_finite, norm
 from service.sessions import log
 from service.sessions.session import Session
+from service.stores.base import Payload
 from service.wire.trees import Flat, check_finite, place_of
 
 _NOTHING: dict[str, Any] = {}
+_USUAL = frozenset(
+    ("kind", "step", "time", "digest", "learning_rate", "gradient_norm", "update_norm", "loss", "absent", "rows")
+)
 _METRICS = ("step", "time", "learning_rate", "loss", "gradient_norm", "update_norm", "skipped", "zeroed", "committed")
 
 
 class Computed(NamedTuple):
-    """A step worked out but not yet taken; `updates` are flat, (size,), `payload` has the gradient as made finite."""
+    """A step worked out but not yet taken; `payload` has the gradient as made finite.
+
+    `updates` are flat, (size,); of a large step, which `answered` can do without, they are None where nobody asked.
+    """
 
     state: State
-    updates: Array
-    payload: bytes
+    updates: Array | None
+    payload: Payload
     event: dict[str, Any]
     handled: dict[str, Any]
+
+
+class Want(NamedTuple):
+    """What is wanted of a large step: whether its updates too, and whether it may be written over the state's slots.
+
+    Nobody else may look at them then. They are lost though the step be refused: the session is torn.
+    """
+
+    updates: bool = True
+    over: bool = False
+
+
+EVERYTHING = Want()
+
+
+class Moved(NamedTuple):
+    """What a step did: the state after it, the flat updates, its learning rate, and the two lengths."""
+
+    state: State
+    updates: Array | None
+    learning_rate: float
+    gradient_norm: float
+    update_norm: float
 
 
 class Stepped(NamedTuple):
@@ -59,8 +91,13 @@ def make_finite(session: Session, flat: Flat) -> tuple[Flat, dict[str, Any]]:
     return Flat(values, flat.absent, flat.rows), handled
 
 
-def compute(session: Session, given: Flat, loss: float | None, now: float) -> Computed:
-    """The session's next step; changes nothing. Raises NonFinite for the gradient or where the step would overflow."""
+def compute(session: Session, given: Flat, loss: float | None, now: float, want: Want = EVERYTHING) -> Computed:
+    """The session's next step; changes nothing but, where that is wanted, the slots.
+
+    Raises NonFinite for the gradient or where the step would overflow.
+    """
+    if given.values.size >= LARGE:
+        return _compute_large(session, given, loss, now, want)
     before = session.state
     flat, handled = given, _NOTHING
     with np.errstate(all="ignore"):
@@ -69,9 +106,7 @@ def compute(session: Session, given: Flat, loss: float | None, now: float) -> Co
             flat, handled = make_finite(session, given)
             gradient_norm = length(flat.values)
         if not math.isfinite(gradient_norm):
-            raise NonFinite(
-                "The gradient's norm is past the range of a double; scale the gradient down.", pointer="/gradients"
-            )
+            raise _too_long()
         if "skipped" in handled:
             rate = session.optimizer.specification.at(before.step).get("learning_rate", 1.0)
             after, committed = before, False
@@ -82,14 +117,61 @@ def compute(session: Session, given: Flat, loss: float | None, now: float) -> Co
         updates = after.params - before.params
         update_norm = length(updates)
         _check(session.layout, after, update_norm)
+    moved = Moved(after, updates, rate, gradient_norm, update_norm)
+    return recorded(session, given, flat, loss, now, moved, handled)
+
+
+def _compute_large(session: Session, given: Flat, loss: float | None, now: float, want: Want) -> Computed:
+    """The same with little memory and two threads; the digest is made meanwhile."""
+    making = blocks.beside(log.step_digest, given.values, given.absent, loss, given.rows)
+    before = session.state
+    flat, handled = given, _NOTHING
+    gradient_norm = blocks.length(flat.values)
+    if not math.isfinite(gradient_norm):
+        flat, handled = make_finite(session, given)
+        gradient_norm = blocks.length(flat.values)
+    if not math.isfinite(gradient_norm):
+        raise _too_long()
+    plain = not flat.absent and not flat.rows and blocks.suits(session.optimizer, before)
+    if "skipped" in handled:
+        rate = session.optimizer.specification.at(before.step).get("learning_rate", 1.0)
+        after, committed, finite, update_norm = before, False, True, 0.0
+    elif plain:
+        session.torn = want.over
+        (after, rate, committed), update_norm, finite = blocks.step(session.optimizer, before, flat.values, want.over)
+    else:
+        after, rate, committed = _step(session, flat, loss)
+        with np.errstate(all="ignore"):
+            update_norm, finite = blocks.length(after.params - before.params), False
+    if session.optimizer.partial:
+        handled = {**handled, "committed": committed}
+    with np.errstate(all="ignore"):
+        if not (finite and math.isfinite(update_norm)):
+            _check(session.layout, after, update_norm)
+        updates = after.params - before.params if want.updates else None
+    moved = Moved(after, updates, rate, gradient_norm, update_norm)
+    return recorded(session, given, flat, loss, now, moved, handled, making.result())
+
+
+def recorded(
+    session: Session,
+    given: Flat,
+    flat: Flat,
+    loss: float | None,
+    now: float,
+    moved: Moved,
+    handled: dict[str, Any] = _NOTHING,
+    digest: str = "",
+) -> Computed:
+    """A step worked out, with what is written of it; `flat` is the gradient as it was made finite."""
     event = {
         "kind": "step",
         "step": session.step + 1,
         "time": now,
-        "digest": log.step_digest(given.values, given.absent, loss, given.rows),
-        "learning_rate": rate,
-        "gradient_norm": gradient_norm,
-        "update_norm": update_norm,
+        "digest": digest or log.step_digest(given.values, given.absent, loss, given.rows),
+        "learning_rate": moved.learning_rate,
+        "gradient_norm": moved.gradient_norm,
+        "update_norm": moved.update_norm,
         **handled,
     }
     if loss is not None:
@@ -99,7 +181,13 @@ def compute(session: Session, given: Flat, loss: float | None, now: float) -> Co
     if flat.rows:
         event["rows"] = [(i, len(rows)) for i, rows in flat.rows.items()]
     payload = log.payload(flat.values, session.layout, flat.rows)
-    return Computed(after, updates, payload, event, told(session, event))
+    return Computed(moved.state, moved.updates, payload, event, told(session, event))
+
+
+def _too_long() -> NonFinite:
+    return NonFinite(
+        "The gradient's norm is past the range of a double; scale the gradient down.", pointer="/gradients"
+    )
 
 
 def _step(session: Session, flat: Flat, loss: float | None) -> Step:
@@ -141,6 +229,8 @@ def mismatch(current: int) -> StepMismatch:
 
 def told(session: Session, event: dict[str, Any]) -> dict[str, Any]:
     """What the answer to a step says of it beside the numbers, the first time as later."""
+    if event.keys() <= _USUAL and not session.optimizer.partial:
+        return _NOTHING
     said: dict[str, Any] = {key: event[key] for key in ("skipped", "zeroed", "committed") if key in event}
     if "parts" in event:
         said["workers"] = len(event["parts"])

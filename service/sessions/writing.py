@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
+from typing import TypeVar
 
 from service.errors import OutOfSpace, Unavailable
 from service.sessions import log, retention
@@ -14,8 +14,9 @@ from service.sessions.log import Snapshot
 from service.sessions.session import Session, freeze
 from service.sessions.work import Work
 from service.settings import Settings
-from service.stores.base import Full, Missing, Store, StoreError
+from service.stores.base import Full, Missing, Payload, Store, StoreError
 
+T = TypeVar("T")
 LARGE = 1 << 18  # bytes; a larger state is packed into a snapshot by the engine's threads
 
 logger = logging.getLogger("thalweg")
@@ -33,6 +34,7 @@ class Writer:
         self._live = live
         self._followers = followers
         self._work = work
+        self._spared = retention.spared(settings)
         self.unwritten = 0
 
     def waits(self, session: Session) -> bool:
@@ -42,25 +44,19 @@ class Writer:
             return True
         return durability != "none" and (session.step + 1) % int(durability.removeprefix("every:")) == 0
 
-    async def written(self, write: asyncio.Future[None]) -> None:
+    async def written(self, write: asyncio.Future[T]) -> T:
         """Wait until a write is durable. Raises what the store refused, or Unavailable when the outcome is open."""
         try:
-            await write
-        except Full:
-            raise OutOfSpace(
-                "The disk is full, so that nothing was changed; make room or delete sessions, then send the same "
-                "request again.",
-                retry_after=5,
-            ) from None
-        except StoreError:
-            raise
+            return await write
         except Exception as error:
-            logger.error("the store failed to write: %s", error)
-            raise Unavailable(
-                "The store could not confirm the write, so that it may or may not be there; send the same request "
-                "again.",
-                retry_after=1,
-            ) from error
+            raise _told(error) from None
+
+    def outcome(self, write: asyncio.Future[T]) -> T:
+        """What came of a write that is done. Raises what `written` raises."""
+        try:
+            return write.result()
+        except Exception as error:
+            raise _told(error) from None
 
     def later(self, write: asyncio.Future[None], session: Session, step: int, size: int) -> None:
         """A write that nobody waits for: when it fails, the session is loaded again from what is there."""
@@ -85,6 +81,8 @@ class Writer:
     def due(self, session: Session, number: int, more: int = 0) -> bool:
         """Whether the log should get a snapshot at a row, after so many bytes more than the session knows of."""
         backlog = session.backlog[1] + more
+        if number - session.snapshot < self._settings.snapshot_every and backlog < self._spared:
+            return False
         return retention.due(self._settings, number - session.snapshot, backlog, session.bytes)
 
     def snapshot_if_due(self, session: Session) -> None:
@@ -110,15 +108,16 @@ class Writer:
             await settle(session)
             if session.stale:
                 return
-            pack = partial(log.pack, snapshot, session.optimizer.slot_names)
-            blob = await self._work.in_thread(pack)
-            await self._keep(session.id, snapshot.number, blob, keep_from)
+            number = snapshot.number
+            blob = await self._work.in_thread(log.pack, snapshot, session.optimizer.slot_names)
+            del snapshot  # so that the next step may be written over the state while this one's is written to the disk
+            await self._keep(session.id, number, blob, keep_from)
         finally:
             session.saving = False
 
-    def _keep(self, id: str, number: int, blob: bytes, keep_from: int) -> asyncio.Future[None]:
+    def _keep(self, id: str, number: int, blob: Payload, keep_from: int) -> asyncio.Future[None]:
         """A snapshot in place of all that is not needed for the rows from one on."""
-        base = self._store.newest_snapshot(id, keep_from)
+        base = keep_from and self._store.newest_snapshot(id, keep_from)
         return self._store.keep(id, number, blob, base or 0)
 
     def _watch(self, write: asyncio.Future[None]) -> None:
@@ -132,7 +131,7 @@ class Writer:
         self._work.pending.add(write)
         write.add_done_callback(finished)
 
-    async def packed(self, session: Session) -> bytes:
+    async def packed(self, session: Session) -> Payload:
         """The bytes of the session's state."""
         return await self._work.run(
             session.layout.size, lambda: log.pack(freeze(session), session.optimizer.slot_names)
@@ -143,3 +142,20 @@ async def settle(session: Session) -> None:
     """Wait for the rows of steps that were answered before they were durable."""
     if session.durable < session.step and session.unwritten is not None:
         await asyncio.wait([session.unwritten])
+
+
+def _told(error: Exception) -> Exception:
+    """What is said of a write that failed."""
+    if isinstance(error, Full):
+        return OutOfSpace(
+            "The disk is full, so that nothing was changed; make room or delete sessions, then send the same request "
+            "again.",
+            retry_after=5,
+        )
+    if isinstance(error, StoreError):
+        return error
+    logger.error("the store failed to write: %s", error)
+    return Unavailable(
+        "The store could not confirm the write, so that it may or may not be there; send the same request again.",
+        retry_after=1,
+    )

@@ -30,6 +30,7 @@ from service.wire.trees import MAX_DIMENSIONS, MAX_NAME, Flat, check_finite, one
 
 MEDIA_TYPE = "application/vnd.thalweg+safetensors"
 MAX_HEADER_BYTES = 1 << 20  # some 10,000 tensors; the largest that is parsed on the event loop
+MAX_CREATION_HEADER_BYTES = 1 << 24  # of a file that makes a session; a thread parses it
 ALIGNMENT = 8  # bytes; the header is padded to it with spaces, so that the numbers can be viewed where they are
 METADATA = "__metadata__"
 FOREIGN = frozenset({"format"})  # metadata that libraries write for themselves
@@ -61,8 +62,10 @@ class File(NamedTuple):
     data: memoryview
 
 
-def parse(body: bytes | bytearray | memoryview, pointer: str) -> File:
+def parse(body: bytes | bytearray | memoryview, pointer: str, most: int = MAX_HEADER_BYTES) -> File:
     """The file in a body, nothing copied. `pointer` is where its tensors would stand in JSON.
+
+    `most` is the size of the longest header that is read, in bytes.
 
     Raises Invalid: a header that is too long or no JSON, a name twice, a dtype other than F64, F32, F16 and BF16,
     offsets that overlap, leave a hole, reach past the end or do not fit the shape.
@@ -71,9 +74,9 @@ def parse(body: bytes | bytearray | memoryview, pointer: str) -> File:
     if len(view) < _LENGTH.size:
         raise Invalid(f"A safetensors file has at least 8 bytes; this body has {len(view)}.", pointer="")
     (length,) = _LENGTH.unpack_from(view)
-    if length > MAX_HEADER_BYTES:
+    if length > most:
         raise Invalid(
-            f"The first 8 bytes say that the safetensors header has {length} bytes; at most {MAX_HEADER_BYTES} are "
+            f"The first 8 bytes say that the safetensors header has {length} bytes; at most {most} are "
             "read. Send fewer tensors, or check that the body is a safetensors file.",
             pointer="",
         )

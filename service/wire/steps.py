@@ -23,7 +23,8 @@ POINTER = "/gradients"
 class StepRequest(NamedTuple):
     """A step as it was asked for; `read` brings its gradients into a layout, and raises Invalid with a pointer.
 
-    `worker` is who sends this part of it, where several do.
+    `worker` is who sends this part of it, where several do; `tree` has the gradients as JSON has them, where they came
+    so.
     """
 
     read: Callable[[Layout], Flat]
@@ -31,6 +32,7 @@ class StepRequest(NamedTuple):
     loss: float | None
     returning: str
     worker: str | None = None
+    tree: Any = None
 
 
 def decode_step(form: str, body: bytes | bytearray | memoryview, query_string: bytes = b"") -> StepRequest:
@@ -78,4 +80,4 @@ def asked(body: Any, read: Callable[[Layout], Flat] | None = None) -> StepReques
     if worker is not None and type(worker) is not str:
         raise Invalid("worker must be a text: the name of who sends this part.", pointer="/worker")
     read = read or (lambda layout: trees.flatten(gradients, layout, POINTER, sparse=True))
-    return StepRequest(read, step, loss, returning, worker)
+    return StepRequest(read, step, loss, returning, worker, gradients)

@@ -7,7 +7,7 @@ array; `tree` gives a flat array the shape of the question again.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from itertools import chain
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple
@@ -96,6 +96,34 @@ def flatten(tree: Any, layout: Layout, pointer: str, *, sparse: bool = False) ->
         else:
             values[where] = _array(tensor, shape, layout, f"{pointer}/{escape(name)}")
     return Flat(values, tuple(absent), found) if found else Flat(values, tuple(absent))
+
+
+def stack(trees: Sequence[Any], layout: Layout) -> Array | None:
+    """The numbers of many trees as the rows of one array, (len(trees), layout.size).
+
+    None where that is not so simple: then `flatten` says of each what it is, and what is wrong with it.
+    """
+    if any(len(shape) != 1 for shape in layout.shapes):
+        return None
+    if layout.named:
+        names = layout.names
+        if not all(type(tree) is dict and tree.keys() == set(names) for tree in trees):
+            return None
+        lists = [tree[name] for tree in trees for name in names]
+        lengths = [shape[0] for shape in layout.shapes] * len(trees)
+    else:
+        lists, lengths = list(trees), [layout.size] * len(trees)
+    if set(map(type, lists)) != {list} or list(map(len, lists)) != lengths:
+        return None
+    numbers = list(chain.from_iterable(lists))
+    if not set(map(type, numbers)) <= _NUMBERS:
+        return None
+    try:
+        rows = np.array(numbers, np.float64)
+    except OverflowError:
+        return None
+    with np.errstate(over="ignore"):
+        return rows.astype(layout.dtype, copy=False).reshape(len(trees), -1)
 
 
 def tree(flat: Array, layout: Layout) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Run, Serve, Service
@@ -115,20 +116,33 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(STEPS, st.sampled_from(["step", "every:2", "none"]))
-def test_a_batch_is_what_the_same_steps_are_one_after_another(
-    serve: Serve, steps: list[tuple[Any, ...]], durability: str
-) -> None:
+def test_a_batch_is_what_the_same_steps_are_one_after_another(serve: Serve) -> None:
     """Answers, problems and logs, byte for byte."""
     one, many = (serve(now=lambda: NOW, snapshot_every=3) for _ in range(2))
-    for service in (one, many):
+    numbers = itertools.count()
+
+    @settings(max_examples=60)
+    @given(STEPS, st.sampled_from(["step", "every:2", "none"]))
+    def check(steps: list[tuple[Any, ...]], durability: str) -> None:
+        number = next(numbers)
+        for service in (one, many):
+            for id in "ab":
+                create(service, f"{id}{number}", durability=durability)
+        items = [
+            {"session": f"{id}{number}", "gradients": g, "return": wanted} | ({} if n is None else {"step": n})
+            for id, n, g, wanted in steps
+        ]
+        compare(one, many, items, durability)
         for id in "ab":
-            create(service, id, durability=durability)
-    items = [
-        {"session": id, "gradients": g, "return": wanted} | ({} if n is None else {"step": n})
-        for id, n, g, wanted in steps
-    ]
+            assert many.store.rows(f"{id}{number}", 0, 99) == one.store.rows(f"{id}{number}", 0, 99)
+            if durability == "step":  # else snapshots are taken when there is time
+                assert many.store.snapshot(f"{id}{number}", 99) == one.store.snapshot(f"{id}{number}", 99)
+
+    check()
+
+
+def compare(one: Service, many: Service, items: list[dict[str, Any]], durability: str) -> None:
+    """The steps sent one after another, and as a batch to a service that stands where the other did."""
     single = [one.post(f"/v1/sessions/{i['session']}/steps", {k: v for k, v in i.items() if k != "session"}).json()
               for i in items]  # fmt: skip
     for place, (result, alone) in enumerate(zip(batch(many, *items), single, strict=True)):
@@ -140,11 +154,6 @@ def test_a_batch_is_what_the_same_steps_are_one_after_another(
         if result.get("replayed"):
             result.pop("durable_step", None), alone.pop("durable_step", None)
         assert result == alone
-    for id in "ab":
-        assert many.store.rows(id, 0, 99) == one.store.rows(id, 0, 99)
-        if durability == "step":  # else snapshots are taken when there is time
-            assert many.store.snapshot(id, 99) == one.store.snapshot(id, 99)
-    one.stop(), many.stop()
 
 
 class TestWrites:

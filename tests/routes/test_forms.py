@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -149,6 +149,7 @@ def stories(draw: st.DrawFn) -> tuple[str, list[str] | None, list[Tensors]]:
 def test_a_session_is_the_same_in_every_mix_of_forms(service: Service, sent: str, wanted: str) -> None:
     """Create, step, read: against the same in JSON, bit for bit."""
 
+    @settings(max_examples=40)  # for each of nine mixes
     @given(stories(), st.sampled_from(["params", "updates", "none"]))
     def check(story: Any, returning: str) -> None:
         dtype, names, (params, *gradients) = story
@@ -290,6 +291,7 @@ GOOD = {"a": [1.0, 2.0], "b": [3.0]}
 BAD_STEPS: dict[str, tuple[str, bytes, str, str]] = {
     "too few bytes": (BYTES, bytes(23), "", "/gradients"),
     "too many bytes": (BYTES, bytes(25), "", "/gradients"),
+    "bytes of another dtype": (BYTES, np.ones(3, np.float32).tobytes(), "", "/gradients"),
     "no bytes": (BYTES, b"", "", "/gradients"),
     "bytes with a NaN": (BYTES, np.array([0.0, np.nan, 1.0]).tobytes(), "", "/gradients/a/1"),
     "bytes with an infinity": (BYTES, np.array([0.0, 1.0, np.inf]).tobytes(), "", "/gradients/b/0"),
@@ -360,6 +362,15 @@ BAD_CREATES: dict[str, tuple[str, bytes, dict[str, str], str]] = {
     "an unknown dtype": (BYTES, bytes(16), {"optimizer": '{"name": "adam"}', "dtype": "int8"}, "/dtype"),
     "params in the query": (BYTES, bytes(16), {"optimizer": '{"name": "adam"}', "params": "[1]"}, "/params"),
     "a NaN": (BYTES, np.array([np.nan]).tobytes(), {"optimizer": '{"name": "adam"}'}, "/params/0"),
+    "a file cut short": (SAFETENSORS, file(GOOD, optimizer='{"name":"adam"}')[:-1], {}, "/params/b"),
+    "a header of 100 MB": (SAFETENSORS, struct.pack("<Q", 100 << 20) + b'{"a":', {}, ""),
+    "tensors that overlap": (
+        SAFETENSORS,
+        pack({"a": entry(0, 16, [2]), "b": entry(8, 16, [1])}, bytes(16)),
+        {},
+        "/params/b",
+    ),
+    "a dtype of whole numbers": (SAFETENSORS, file({"a": [1, 2]}, optimizer='{"name":"adam"}'), {}, "/params/a"),
     "a file without an optimizer": (SAFETENSORS, file(GOOD), {}, "/optimizer"),
     "a file with another field": (SAFETENSORS, file(GOOD, optimizer='{"name":"adam"}', colour="1"), {}, "/colour"),
     "a file with a wrong id": (SAFETENSORS, file(GOOD, optimizer='{"name":"adam"}', id='"a/b"'), {}, "/id"),
@@ -464,7 +475,10 @@ def test_other_codings_are_refused(session: Service) -> None:
 
 @pytest.mark.parametrize("coding", PACK)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_bomb_stops_early_and_takes_no_more_than_the_bound(serve: Serve, run: Run, coding: str, form: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/sessions/s/steps", "/v1/sessions"])
+def test_a_bomb_stops_early_and_takes_no_more_than_the_bound(
+    serve: Serve, run: Run, coding: str, form: str, path: str
+) -> None:
     """64 MiB of compressed zeros against a bound of 4 MiB, sent piece by piece."""
     limit = 4 << 20
     service = serve(max_body_bytes=limit)
@@ -481,7 +495,7 @@ def test_a_bomb_stops_early_and_takes_no_more_than_the_bound(serve: Serve, run: 
     headers = {"content-type": form, "content-encoding": coding}
     tracemalloc.start()
     try:
-        response = run(service.client.post("/v1/sessions/s/steps", content=pieces(), headers=headers))
+        response = run(service.client.post(path, content=pieces(), headers=headers))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -490,6 +504,7 @@ def test_a_bomb_stops_early_and_takes_no_more_than_the_bound(serve: Serve, run: 
     # one piece of a transport may be under way beyond the bound
     assert sent <= len(bomb) * limit // (64 << 20) + 64 * 1024
     assert shown(service)["step"] == 0
+    assert service.store.count() == 1
 
 
 # A real server

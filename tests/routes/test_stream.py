@@ -218,12 +218,15 @@ class TestEnd:
             (Frame(Opcode.CONT, b"out of turn"), 1002),
         ],
     )
-    def test_comes_with_a_code_after_what_is_no_message(self, server: Server, sent: Frame, code: int) -> None:
+    def test_comes_with_a_code_and_a_reason_after_what_is_no_message(
+        self, server: Server, sent: Frame, code: int
+    ) -> None:
         id = f"garbage-{code}-{sent.opcode.name}"
         server.create(id)
         with stream(server, id) as ws:
             ws.socket.sendall(sent.serialize(mask=True))
-            assert closed(ws)[0] == code
+            found, reason = closed(ws)
+            assert (found, bool(reason)) == (code, True)
         assert server.history(id) == []
         assert server.step(id, gradients=[1.0, 1.0])["step"] == 1
 

@@ -14,6 +14,8 @@ import safetensors
 import safetensors.numpy
 
 from service.sessions import checkpoint
+from service.wire import safetensors as wire
+from service.wire.safetensors import MAX_HEADER_BYTES
 from tests.conftest import Serve, Service
 from tests.sessions.calls import ADAM, create, gradient, params, pointers, problem, settle, shown, step, took, walk
 
@@ -152,6 +154,41 @@ class TestACheckpoint:
         assert again != content
         assert restore(service, again).status_code == 201
         assert steps(service, body, 4, 6, "r") == steps(service, body, 4, 6)
+
+    def test_of_thousands_of_names_goes_on_too(self, service: Service) -> None:
+        """Its header has more bytes than are read of a step, and labels of the greatest length."""
+        body = {"optimizer": ADAM, "params": {f"layer.{i}.weight": [float(i)] for i in range(4_000)}}
+        labels = {f"{i:02}".ljust(1024, "\x01"): '"' * 1024 for i in range(64)}
+        create(service, **body, labels=labels)
+        steps(service, body, 1, 1)
+        content = saved(service)
+        assert int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES
+        made = restore(service, content)
+        assert (made.status_code, made.json()["step"], made.json()["labels"]) == (201, 1, labels)
+        assert steps(service, body, 2, 2, "r") == steps(service, body, 2, 2)
+
+    def test_can_be_loaded_of_whatever_session_there_is(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What would be too much for a header is no session in the first place."""
+        monkeypatch.setattr(checkpoint, "OTHER_BYTES", 1_000)
+        monkeypatch.setattr(wire, "MAX_CREATION_HEADER_BYTES", most := 20_000)
+        sizes = []
+        for many in range(1, 60, 3):
+            id, twin = f"s{many}", f"t{many}"
+            named = {'é"\\\x01/' * 10 + str(i): [[1.0]] for i in range(many)}
+            response = service.post("/v1/sessions", {"optimizer": ADAM, "params": named, "id": id})
+            if response.status_code != 201:
+                refused = problem(response, 422, "invalid")
+                assert pointers(refused) == ["/params"]
+                assert service.get(f"/v1/sessions/{id}").status_code == 404
+                continue
+            content = saved(service, id)
+            sizes.append(int.from_bytes(content[:8], "little"))
+            assert restore(service, content, f"?id={twin}").status_code == 201
+            assert params(service, id=twin) == named
+        assert most / 2 < sizes[-1] < most
+        assert len(sizes) < 20
 
     def test_has_the_policy_and_the_labels_of_its_session(self, service: Service) -> None:
         create(service, non_finite="skip", durability="every:4", labels={"a": "b"}, ttl_seconds=1000)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
 import random
 import struct
+import tracemalloc
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -15,8 +20,10 @@ from hypothesis import strategies as st
 
 from service.optim.state import State
 from service.optim.tensors import DTYPES, Layout
+from service.sessions import live, session
 from service.sessions.log import DIGEST_BYTES, Damaged, Snapshot, pack, step_digest, unpack
-from service.stores.base import Row, Store
+from service.sessions.session import MAX_SHARED, SHARED, weigh
+from service.stores.base import Row, Store, Stored
 from tests.conftest import Run, Serve, Service
 from tests.sessions.calls import (
     MOMENTUM,
@@ -260,6 +267,7 @@ class TestBoundedGradients:
         walk(service, 60)
         counting = Counting(service.store)
         other = serve(kind=kind, store=counting, snapshot_every=8)
+        counting.rows_read = 0
         assert params(other) == after(60)
         assert counting.rows_read <= 8
         for n in (0, 1, 7, 8, 9, 31, 33, 59):
@@ -287,6 +295,11 @@ class Counting(Between):
 
     rows_read = 0
 
+    def load(self, *arguments: Any) -> list[Stored | None]:
+        found: list[Stored | None] = self.inner.load(*arguments)
+        self.rows_read += sum(len(stored.rows) for stored in found if stored is not None)
+        return found
+
     def rows(self, *arguments: Any) -> list[Row]:
         found: list[Row] = self.inner.rows(*arguments)
         self.rows_read += len(found)
@@ -294,11 +307,14 @@ class Counting(Between):
 
 
 class Behind(Between):
-    """The next answers about snapshots are from a while ago."""
+    """The next answers about snapshots are from a while ago, and nothing is read in one piece."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.old: list[tuple[int, bytes] | None] = []
+
+    def load(self, sessions: Sequence[str], *_: Any) -> list[Any]:
+        return [None] * len(sessions)
 
     def snapshot(self, session: str, at_most: int) -> Any:
         return self.old.pop(0) if self.old else self.inner.snapshot(session, at_most)
@@ -368,7 +384,7 @@ class TestEviction:
         assert len(service.engine._live._held) <= 200 // 16
 
     def test_counts_what_it_holds(self, serve: Serve, kind: str, run: Run) -> None:
-        service = serve(kind=kind, cache_bytes=1000)
+        service = serve(kind=kind, cache_bytes=20_000)
         body = {"optimizer": {"name": "adam"}, "params": [1.0, 2.0], "id": "twice"}
 
         async def race() -> None:
@@ -384,13 +400,47 @@ class TestEviction:
             if i % 7 == 6:
                 service.delete(f"/v1/sessions/s{i // 3}")
         late = LateCreate(service.store)
-        other = serve(kind=kind, store=late, cache_bytes=1000)
+        other = serve(kind=kind, store=late, cache_bytes=20_000)
         run(late.race(other.client))
         walk(other, 2, id="late")
         assert params(other, id="late") == after(2)
         for engine in (service.engine, other.engine):
             held = engine._live._held.values()
-            assert engine._live._bytes == sum(session.bytes for session in held) <= 1000
+            assert engine._live._bytes == sum(weigh(session) for session in held) <= 20_000
+
+    def test_counts_sessions_too(self, serve: Serve, kind: str) -> None:
+        service = serve(kind=kind, cache_sessions=3)
+        for i in range(6):
+            create(service, f"s{i}")
+        shown(service, "s3")
+        shown(service, "s0")
+        assert list(service.engine._live._held) == ["s5", "s3", "s0"]
+        assert all(walk(service, 2, id=f"s{i}")[1]["params"] == after(2) for i in range(6))
+
+    @pytest.mark.parametrize("labels", [{}, {f"label{i}": "x" * 1000 for i in range(10)}])
+    @pytest.mark.parametrize("shape", [(10,), (1000, 1)])
+    def test_counts_what_the_interpreter_takes(
+        self, serve: Serve, kind: str, labels: dict[str, str], shape: tuple[int, ...]
+    ) -> None:
+        """Of what a session counts, at least a third and at most all is what it takes in memory."""
+        many = {f"layer{i}": [0.5] for i in range(shape[0])}
+        body = {"optimizer": {"name": "adam"}, "params": [0.5] * 10 if len(shape) == 1 else many, "labels": labels}
+        service = serve(kind=kind)
+        for i in range(24):
+            assert service.post("/v1/sessions", {**body, "id": f"s{i}"}).status_code == 201
+        other = serve(kind=kind, store=service.store)
+        shown(other, "s0")  # what all share
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        other.engine._live.fetch(f"s{i}" for i in range(1, 24))
+        for i in range(1, 24):
+            other.engine._live._held.get(f"s{i}") or shown(other, f"s{i}")
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        held = [session for id, session in other.engine._live._held.items() if id != "s0"]
+        assert len(held) == 23
+        assert taken <= sum(session.weight for session in held) <= 3 * taken
 
     def test_a_session_larger_than_the_memory_for_all_works(self, serve: Serve, kind: str) -> None:
         service = serve(kind=kind, cache_bytes=0)
@@ -433,3 +483,122 @@ class TestEviction:
             answers = run(race(n))
             assert [answer.status_code for answer in answers] == [200] * 12, [answer.text for answer in answers]
         assert params(first) == params(second) == after(15)
+
+
+class Threads(ThreadPoolExecutor):
+    """Counts what is handed to them."""
+
+    asked = 0
+
+    def submit(self, *arguments: Any, **more: Any) -> Any:
+        self.asked += 1
+        return super().submit(*arguments, **more)
+
+
+def watched(service: Service) -> Threads:
+    """Threads in place of those that load the service's sessions."""
+    service.engine._live._threads = threads = Threads(1)
+    return threads
+
+
+class TestASessionThatComesBack:
+    @pytest.mark.parametrize("steps", [0, 1, 4, 5, 9, 13])
+    def test_is_read_at_once_where_its_log_is_short(self, serve: Serve, kind: str, steps: int) -> None:
+        service = serve(kind=kind, snapshot_every=5)
+        create(service)
+        walk(service, steps)
+        before = shown(service)
+        other = serve(kind=kind, store=service.store)
+        threads = watched(other)
+        assert shown(other) == before
+        assert params(other) == after(steps)
+        assert threads.asked == 0
+
+    @pytest.mark.parametrize("steps", [live.FEW, live.FEW + 1])
+    def test_is_left_to_a_thread_where_much_is_to_be_replayed(self, serve: Serve, kind: str, steps: int) -> None:
+        service = serve(kind=kind)
+        create(service)
+        walk(service, steps)
+        other = serve(kind=kind, store=service.store)
+        threads = watched(other)
+        assert params(other) == after(steps)
+        assert threads.asked == (steps > live.FEW)
+
+    def test_is_left_to_a_thread_where_it_is_large(self, serve: Serve, kind: str) -> None:
+        service = serve(kind=kind)
+        create(service, params=[0.5] * live.SMALL)
+        create(service, "costly", optimizer={"name": "shampoo"}, params=[[0.5] * 20] * 20)
+        for n in (1, 2):
+            assert step(service, [[0.1 * n] * 20] * 20, n, id="costly").status_code == 200
+        costly = params(service, id="costly")
+        other = serve(kind=kind, store=service.store)
+        threads = watched(other)
+        assert params(other) == [0.5] * live.SMALL
+        assert threads.asked == 1
+        assert params(other, id="costly") == costly
+        assert threads.asked == 2
+
+    def test_is_left_to_threads_while_the_disk_makes_loads_wait(
+        self, serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        service = serve(kind=kind, cache_bytes=0)
+        for id in ("s", "other"):
+            create(service, id)
+        threads = watched(service)
+        blocks = itertools.count()
+        monkeypatch.setattr(live, "_blocks_read", lambda: next(blocks))
+        monkeypatch.setattr(live, "WAIT", 0.0)
+        asked = []
+        for id in ("s", "other") * 2:
+            assert params(service, id=id) == [1.0, 2.0]
+            asked.append(threads.asked)
+        assert asked == [0, 1, 2, 3]
+        monkeypatch.setattr(live, "_blocks_read", lambda: 0)
+        monkeypatch.setattr(live, "WAIT", service.engine._live._wait * 0.99)
+        for id in ("s", "other") * 2:
+            assert params(service, id=id) == [1.0, 2.0]
+        assert threads.asked == 4  # one more that did not wait, and it was over
+
+    def test_shares_its_optimizer_with_those_that_are_alike(self, serve: Serve, kind: str) -> None:
+        service = serve(kind=kind)
+        for i in range(4):
+            create(service, f"s{i}", optimizer={"name": "adam", "learning_rate": 0.1 if i < 3 else 0.2})
+        service.patch("/v1/sessions/s2", {"hyperparameters": {"learning_rate": 0.3}})
+        walk(service, 3, id="s0")
+        sessions = service.engine._live._held
+        optimizers = [sessions[f"s{i}"].optimizer for i in range(4)]
+        assert optimizers[0] is optimizers[1]
+        assert len({id(optimizer) for optimizer in optimizers}) == 3
+        assert all(sessions[f"s{i}"].layout is sessions["s0"].layout for i in range(4))
+        assert params(service, id="s0") == after(3)
+        assert params(service, id="s1") == [1.0, 2.0]
+
+    def test_what_is_shared_is_bounded(self, serve: Serve, kind: str) -> None:
+        service = serve(kind=kind)
+        names = {f"{i:0100d}": [0.5] for i in range(MAX_SHARED // 100)}
+        for id in ("a", "b"):
+            create(service, id, params=names)
+        held = service.engine._live._held
+        assert held["a"].optimizer is not held["b"].optimizer
+        assert session._shared_optimizer.cache_parameters()["maxsize"] == SHARED
+        assert session._shared_layout.cache_parameters()["maxsize"] == SHARED
+
+    def test_of_which_there_is_none_says_so(self, serve: Serve, kind: str) -> None:
+        service = serve(kind=kind)
+        create(service)
+        service.delete("/v1/sessions/s")
+        other = serve(kind=kind, store=service.store)
+        problem(other.get("/v1/sessions/s"), 410, "gone")
+        problem(other.get("/v1/sessions/never"), 404, "not-found")
+
+    @pytest.mark.parametrize("body", [{}, {"optimizer": {"name": "lbfgs"}}, {"params": [0.5] * live.SMALL}])
+    def test_is_rehearsed_at_the_start_without_a_trace(self, serve: Serve, kind: str, body: dict[str, Any]) -> None:
+        service = serve(kind=kind)
+        service.engine._live.rehearse()  # with no session at all
+        create(service, **body)
+        before = contents(service.store)
+        other = serve(kind=kind, store=service.store)
+        other.engine._live.rehearse()
+        other.engine._live._threads.shutdown()
+        assert contents(service.store) == before
+        assert not other.engine._live._held

@@ -1,9 +1,15 @@
-"""Sessions against a model: any order of requests, evictions, restarts and rivals, compared bit for bit."""
+"""Sessions against a model: any order of requests, evictions, restarts, crashes and rivals, compared bit for bit.
+
+A crash cuts the power before some operation of the disk: what was not synchronised is gone, all of it, none of it, or
+any sectors. What it takes is the same whenever the same requests are made, for a step that is written behind its
+answer is waited for where that would decide what is lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import random
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -18,25 +24,32 @@ from service.main import open_store
 from service.sessions.reaper import ROUND
 from service.settings import Settings
 from service.stores.base import Store
+from service.stores.sqlite import SQLiteStore
 from tests.conftest import Service
-from tests.sessions.calls import ADAM, MOMENTUM, Adam, Momentum, pointers, problem
+from tests.sessions.calls import ADAM, MOMENTUM, Adam, Momentum, pointers, problem, settle
+from tests.stores.disk import Disk
 
 MODELS: dict[str, tuple[dict[str, Any], type[Adam] | type[Momentum]]] = {
     "adam": (ADAM, Adam),
     "momentum": (MOMENTUM, Momentum),
 }
 ROWS_KEPT = 6
+JOURNALED = 7  # rows
 KEPT = {"all": 1 << 20, "few": ROWS_KEPT * 16}
 
 numbers = st.floats(-100, 100, allow_subnormal=False)
 gradients = st.tuples(numbers, numbers).map(list)
 losses = st.none() | numbers
+levels = st.sampled_from(["step", "step", "every:2", "every:3", "none"])
 which = st.integers(0, 1 << 16)  # picks one of what there is at that moment
 
 
 @dataclass
 class Modelled:
-    """What a session must be."""
+    """What a session must be.
+
+    durable     the newest step that was said to be durable, or had to be
+    """
 
     body: dict[str, Any]
     model: Adam | Momentum
@@ -51,6 +64,7 @@ class Modelled:
     states: list[Adam | Momentum] = field(default_factory=list)
     parent: str | None = None
     loaded: bool = False
+    durable: int = 0
 
     @property
     def made(self) -> tuple[str, dict[str, Any]]:
@@ -64,6 +78,16 @@ class Modelled:
         """The step at which it stands."""
         return self.begins + len(self.sent)
 
+    @property
+    def level(self) -> str:
+        """How durable a step is when it is answered."""
+        level: str = self.body.get("durability", "step")
+        return level
+
+    def waits(self, step: int) -> bool:
+        """Whether a step is answered only when it is durable."""
+        return self.level == "step" or (self.level != "none" and step % int(self.level.removeprefix("every:")) == 0)
+
     def at(self, step: int) -> list[float]:
         """The parameters after a step."""
         return self.params[step - self.begins]
@@ -72,15 +96,54 @@ class Modelled:
         """Note the model's state as that before the next step."""
         self.states[len(self.sent) :] = [copy.deepcopy(self.model)]
 
+    def back(self, step: int) -> None:
+        """Stand again as just before the step after this one."""
+        kept = step - self.begins
+        del self.sent[kept:], self.answers[kept:], self.params[kept + 1 :], self.states[kept + 1 :]
+        self.model = copy.deepcopy(self.states[kept])
+        self.durable = step
+
+
+class Image:
+    """The files as a power cut leaves them that comes before the next operations, so many, of a disk."""
+
+    def __init__(self, disk: Disk, path: Path, rng: random.Random, share: float, before: int) -> None:
+        self.path = path
+        self.taken = False
+        self._disk, self._rng, self._share, self._left = disk, rng, share, before
+        disk.fault = self._count
+
+    def _count(self, operation: str, name: str) -> None:
+        if operation != "open":
+            if not self._left:
+                self.take()
+            self._left -= 1
+
+    def take(self) -> None:
+        """Cut the power now, if it is still there."""
+        with self._disk.lock:
+            if not self.taken:
+                self.taken = True
+                self._disk.cut(self.path, self._rng, self._share)
+
 
 class Machine(RuleBasedStateMachine):
-    """One service at a time on one store, and now and then a rival on the same."""
+    """One service at a time on one store, and now and then a rival on the same.
 
-    @initialize(kind=st.sampled_from(["memory", "sqlite"]), kept=st.sampled_from(list(KEPT)), spacing=st.integers(1, 5))
-    def start(self, kind: str, kept: str, spacing: int) -> None:
+    disk    what the store's files lie on, which alone knows what a power cut would leave
+    """
+
+    @initialize(
+        kind=st.sampled_from(["memory", "sqlite", "sqlite"]),
+        kept=st.sampled_from(list(KEPT)),
+        spacing=st.integers(1, 5),
+        level=st.sampled_from(["every:3", "none"]),
+    )
+    def start(self, kind: str, kept: str, spacing: int, level: str) -> None:
         self.runner = asyncio.Runner()
         self.directory = Path(tempfile.mkdtemp(prefix="thalweg-"))
         self.now = 1_000_000.0
+        self.crashes = 0
         self.bounded = kept == "few"
         self.settings = Settings(
             store=kind,
@@ -90,13 +153,27 @@ class Machine(RuleBasedStateMachine):
             cache_bytes=200,
             reap_seconds=0,
         )
-        self.store: Store = open_store(self.settings)
+        self.disk = Disk() if kind == "sqlite" else None
+        self.store = self.open()
         self.service = self.serve()
         self.sessions: list[Modelled] = []
-        self.create("adam", [1.0, 2.0], None)
-        self.create("momentum", [1.0, 2.0], 500)
+        self.create("adam", [1.0, 2.0], None, "step")
+        self.create("momentum", [1.0, 2.0], 500, level)
         for n in range(4):
             self.take(self.sessions[n % 2], {"gradients": [1.0, -n / 2], "step": n // 2 + 1})
+
+    def open(self) -> Store:
+        """The store, with a journal that is full after a few rows."""
+        store = open_store(self.settings)
+        if isinstance(store, SQLiteStore):
+            store._journal_rows = JOURNALED
+        return store
+
+    def settle(self) -> None:
+        """Wait until nothing is being written."""
+        settle(self.service)
+        while isinstance(self.store, SQLiteStore) and self.store._writing:
+            self.runner.run(asyncio.sleep(0.0001))
 
     def serve(self) -> Service:
         return Service(self.runner.run, self.settings, self.store, lambda: self.now)
@@ -106,6 +183,8 @@ class Machine(RuleBasedStateMachine):
             self.service.stop()
             self.store.close()
             self.runner.close()
+            if self.disk is not None:
+                self.disk.unregister()
             shutil.rmtree(self.directory)
 
     # What is sent
@@ -130,7 +209,12 @@ class Machine(RuleBasedStateMachine):
 
     def take(self, session: Modelled, body: dict[str, Any], service: Service | None = None) -> None:
         """A step that must be applied."""
-        response = self.post(session, body, service)
+        self.taken(session, body, self.post(session, body, service))
+
+    def taken(
+        self, session: Modelled, body: dict[str, Any], response: Any, replayed: tuple[bool, ...] = (False,)
+    ) -> None:
+        """What was answered to a step that must be applied, or must have been in one of these ways."""
         if not self.lives(session):
             problem(response, 410, "gone")
             return
@@ -140,18 +224,26 @@ class Machine(RuleBasedStateMachine):
         session.params.append(session.model.params.tolist())
         answer = response.json()
         number = session.begins + len(session.params) - 1
-        assert (answer["step"], answer["durable_step"], answer["replayed"]) == (number, number, False)
+        assert answer["step"] == number
+        assert answer["replayed"] in replayed
+        self.check_durable(session, answer, number)
         assert answer["params"] == session.params[-1]
         assert answer["learning_rate"] == session.model.learning_rate
         session.sent.append({**body, "step": number})
-        session.answers.append(answer)
+        session.answers.append({**answer, "replayed": False})
         session.moved()
 
+    def check_durable(self, session: Modelled, answer: dict[str, Any], newest: int) -> None:
+        """What is said to be durable never goes back, and is what the session's level promises."""
+        least = newest if session.waits(newest) else session.durable
+        assert max(least, session.durable) <= answer["durable_step"] <= newest
+        session.durable = answer["durable_step"]
+
     @precondition(lambda self: len(self.sessions) < 6)
-    @rule(optimizer=st.sampled_from(list(MODELS)), params=gradients, ttl=st.none() | st.integers(50, 500))
-    def create(self, optimizer: str, params: list[float], ttl: int | None) -> None:
+    @rule(optimizer=st.sampled_from(list(MODELS)), params=gradients, ttl=st.none() | st.integers(50, 500), level=levels)
+    def create(self, optimizer: str, params: list[float], ttl: int | None, level: str) -> None:
         specification, model = MODELS[optimizer]
-        body = {"id": f"s{len(self.sessions)}", "optimizer": specification, "params": params}
+        body = {"id": f"s{len(self.sessions)}", "optimizer": specification, "params": params, "durability": level}
         if ttl is not None:
             body["ttl_seconds"] = ttl
         response = self.service.post("/v1/sessions", body)
@@ -205,7 +297,8 @@ class Machine(RuleBasedStateMachine):
         if response.status_code == 410:
             self.check_forgotten(session, response, session.begins + i + (returning == "params"))
             return
-        expected = {**session.answers[i], "durable_step": session.step, "replayed": True}
+        self.check_durable(session, response.json(), session.step)
+        expected = {**session.answers[i], "durable_step": session.durable, "replayed": True}
         if returning != "params":
             del expected["params"]
         if returning == "updates":
@@ -267,6 +360,7 @@ class Machine(RuleBasedStateMachine):
         assert (response.status_code, response.json()["hyperparameters"]["learning_rate"]) == (200, rate)
         session.model.learning_rate = rate
         session.updated = self.now
+        session.durable = session.step
         session.moved()
 
     @precondition(lambda self: self.sessions)
@@ -325,11 +419,9 @@ class Machine(RuleBasedStateMachine):
         if response.status_code == 410:
             self.check_forgotten(session, response, step)
             return
-        back = step - session.begins
         if step != since:
             session.updated = self.now
-        del session.sent[back:], session.answers[back:], session.params[back + 1 :], session.states[back + 1 :]
-        session.model = copy.deepcopy(session.states[back])
+            session.back(step)
         for replayed in [step == since] + [True] * again:
             assert response.json()["params"] == session.params[-1]
             assert (response.json()["step"], response.json()["replayed"]) == (step, replayed)
@@ -358,6 +450,7 @@ class Machine(RuleBasedStateMachine):
         body = {**parent.body, "id": f"s{len(self.sessions)}"}
         child = Modelled(body, parent.model, parent.ttl, self.now, [])
         child.begins, child.parent, child.labels = step, parent.body["id"], parent.labels
+        child.durable = step
         path, sent = child.made
         response = self.service.post(path, sent)
         if not self.lives(parent):
@@ -390,12 +483,14 @@ class Machine(RuleBasedStateMachine):
             {**session.body, "id": id}, copy.deepcopy(session.model), None, self.now, [session.params[-1]]
         )
         copied.begins, copied.labels, copied.loaded = session.step, session.labels, True
+        copied.durable = session.step
         copied.moved()
         self.sessions.append(copied)
 
     @precondition(lambda self: self.sessions)
     @rule(which=which, limit=st.integers(1, 5))
     def read_history(self, which: int, limit: int) -> None:
+        self.settle()  # the history is of what is written
         session = self.pick(which)
         path = f"{self.path(session)}/steps?limit={limit}"
         response = self.service.get(path)
@@ -413,6 +508,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def read_list(self) -> None:
+        self.settle()
         items = self.service.get("/v1/sessions").json()["items"]
         living = [session for session in self.sessions if self.lives(session)]
         assert [(item["id"], item["step"], item["labels"]) for item in items] == [
@@ -432,6 +528,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def evict(self) -> None:
+        self.settle()  # what is not written yet does not leave
         live = self.service.engine._live
         for session in list(live._held.values()):
             live.drop(session)
@@ -441,7 +538,7 @@ class Machine(RuleBasedStateMachine):
         self.service.stop()
         if self.settings.store == "sqlite":
             self.store.close()
-            self.store = open_store(self.settings)
+            self.store = self.open()
         self.service = self.serve()
 
     @precondition(lambda self: self.sessions)
@@ -449,6 +546,8 @@ class Machine(RuleBasedStateMachine):
     def rival(self, which: int, gradients: list[float], same: bool) -> None:
         """Another engine takes the step that we are about to take, with the same body or another."""
         session = self.pick(which)
+        if session.level != "step":  # who does not wait for the disk does not hear of others
+            return
         body = {"gradients": gradients, "step": session.step + 1}
         rival = self.serve()
         try:
@@ -463,6 +562,97 @@ class Machine(RuleBasedStateMachine):
         else:
             refused = self.post(session, {**body, "gradients": [gradients[0] + 1.0, gradients[1]]})
             assert problem(refused, 422, "step-reused")["current_step"] == session.step
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=which, gradients=gradients, turns=st.integers(0, 12))
+    def hang_up(self, which: int, gradients: list[float], turns: int) -> None:
+        """A client leaves while its step is under way, wherever that is, and sends it again."""
+        session = self.pick(which)
+        body = {"gradients": gradients, "step": session.step + 1}
+
+        async def leave() -> None:
+            asked = asyncio.ensure_future(self.service.client.post(f"{self.path(session)}/steps", json=body))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+
+        self.runner.run(leave())
+        self.taken(session, body, self.post(session, body), (False, True))
+
+    @precondition(lambda self: self.disk is not None and self.sessions)
+    @rule(
+        steps=st.lists(st.tuples(which, gradients), min_size=1, max_size=4),
+        before=st.integers(0, 14),
+        share=st.sampled_from([0.0, 0.5, 1.0]),
+        seed=which,
+        same=st.booleans(),
+    )
+    def crash(self, steps: list[tuple[int, list[float]]], before: int, share: float, seed: int, same: bool) -> None:
+        """The power is cut before so many operations of the disk, which hangs from then on, or after all the steps.
+
+        Nobody hears of a step that waits for a disk that hangs. The steps that are lost are sent again, or others.
+        """
+        assert self.disk is not None
+        self.settle()
+        self.crashes += 1
+        for session in self.sessions:
+            session.durable = session.step  # all that was written is synchronised
+        since = [(session.updated, session.step) for session in self.sessions]
+        image = Image(self.disk, self.directory / f"crash {self.crashes}", random.Random(seed), share, before)
+        for which, gradient in steps:
+            session = self.pick(which)
+            if image.taken and session.waits(session.step + 1):
+                break
+            body = {"gradients": gradient, "step": session.step + 1}
+            response, heard = self.runner.run(self.hear(session, body, image))
+            durable = session.durable
+            self.taken(session, body, response)
+            if not heard:
+                session.durable = durable
+            self.settle()
+            if not image.taken:
+                session.durable = session.step
+        image.take()
+        self.rise(image)
+        for session, (updated, stood) in zip(self.sessions, since, strict=True):
+            self.fall_back(session, updated, stood, same)
+
+    async def hear(self, session: Modelled, body: dict[str, Any], image: Image) -> tuple[Any, bool]:
+        """The answer to a step, and whether it came before the power was cut."""
+        response = await self.service.client.post(f"{self.path(session)}/steps", json=body)
+        return response, not image.taken
+
+    def rise(self, image: Image) -> None:
+        """Another process on what the power cut left."""
+        assert self.disk is not None
+        self.service.stop()
+        self.store.close()
+        self.disk.unregister()
+        self.disk = Disk(image.path)
+        self.settings = self.settings.model_copy(update={"data": image.path})
+        self.store = self.open()
+        self.service = self.serve()
+
+    def fall_back(self, session: Modelled, updated: float, stood: int, same: bool) -> None:
+        """A session stands where its promises allow, says so, and goes on from there."""
+        if session.state != "active":
+            return
+        response = self.service.get(self.path(session))
+        was, lost = session.step, session.sent[:]
+        if not self.lives(session):
+            problem(response, 410, "gone")
+            return
+        step = response.json()["step"]
+        assert session.durable <= step <= was
+        session.back(step)
+        del lost[: step - session.begins]
+        if step == stood:
+            session.updated = updated
+        ahead = self.post(session, {"gradients": [0.0, 0.0], "step": was + 2})
+        assert problem(ahead, 412, "step-mismatch")["current_step"] == step
+        for body in lost:
+            self.take(session, body if same else {**body, "gradients": body["gradients"][::-1]})
 
     @rule(seconds=st.sampled_from([1, 10, 60, 200]))
     def wait(self, seconds: int) -> None:
