@@ -1,4 +1,4 @@
-"""A disk that fails on demand, under a store whose log is moved to its file every few commits."""
+"""A disk that fails on demand, under a store whose log and journal are moved to their places every few commits."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
     pragmas = [pragma for pragma in sqlite.PRAGMAS if not pragma.startswith("wal_autocheckpoint")]
     monkeypatch.setattr(sqlite, "PRAGMAS", (*pragmas, "wal_autocheckpoint = 12"))
     monkeypatch.setattr(sqlite, "LARGE", story.LARGE)
+    monkeypatch.setattr(sqlite.SQLiteStore.__init__, "__defaults__", (story.JOURNALED,))
     monkeypatch.setattr(reserve, "MOST", reserve.LEAST)
 
 

@@ -35,6 +35,7 @@ DURABILITY = {"each": "step", "few": "every:3", "none": "none", "wide": "step", 
 SIZES = {"wide": 60}
 SETTINGS = Settings(snapshot_every=2, kept_gradient_bytes=96)
 LARGE = 400  # bytes; some groups are begun by the store's thread
+JOURNALED = 8  # rows; the journal is emptied a few times
 OPEN = (Conflict, OutOfSpace, Unavailable)  # send the same request again
 
 
