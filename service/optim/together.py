@@ -1,4 +1,4 @@
-"""One step of many states at once.
+"""One step of many states at once, and many steps of one state.
 
 An elementwise rule does not mind whose elements it sees: states of one optimizer stand as the rows of one array, each
 with its own scalars as a column, and a pass over it costs little more than one of them alone. Rules are made of
@@ -54,6 +54,30 @@ def step_together(optimizer: Optimizer, states: Sequence[State], gradients: Arra
     slots = [stacked([state.slots[i] for state in states]) for i in range(len(optimizer.rule.slots))]
     params, *after = optimizer.rule.update(p, g, *slots, c)
     return Together(params, tuple(after), [v.get("learning_rate", 1.0) for v in values])
+
+
+@np.errstate(all="ignore")
+def steps_in_a_row(optimizer: Optimizer, state: State, gradients: Array) -> tuple[list[State], list[float]]:
+    """The states after each of the steps with the rows of `gradients`, (k, size), and their learning rates.
+
+    As so many calls of `Optimizer.step`, without what they do again each time; the optimizer must be one that `stacks`,
+    and the state have one count for all its tensors.
+    """
+    assert isinstance(state.counts, int)
+    spec = optimizer.specification if optimizer.common is None else optimizer.common
+    update, dtype = optimizer.rule.update, gradients.dtype
+    states, rates = [], []
+    p, slots = state.params, state.slots
+    for i, g in enumerate(gradients, 1):
+        values = spec.at(state.step + i - 1)
+        c = cast(spec.dialect.scalars(values, clock(spec, state.counts + i - 1, state.step + i - 1)), dtype)
+        if optimizer.decaying:
+            p, g = decay(p, g, cast(decay_scalars(spec, values), dtype))
+        p, *after = update(p, g, *slots, c)
+        slots = tuple(after)
+        states.append(State(state.step + i, p, slots, state.counts + i))
+        rates.append(values.get("learning_rate", 1.0))
+    return states, rates
 
 
 def stacked(arrays: list[Array]) -> Array:

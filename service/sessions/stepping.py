@@ -33,7 +33,7 @@ from service.sessions.steps import (
     told,
 )
 from service.sessions.timeline import begins
-from service.sessions.together import Together
+from service.sessions.together import Together, in_a_row
 from service.sessions.work import INLINE, Work
 from service.sessions.writing import Writer, settle
 from service.stores.base import Store, StoreError
@@ -220,12 +220,13 @@ class Stepper:
         ):
             return None
         chain = Chain(session)
+        found = self._in_a_row(session, requests)
         try:
             for request in requests:
                 if (request.step is not None and request.step <= session.step) or self._cut(chain, request):
                     break
                 try:
-                    chain.outcomes.append(self._work_out(chain, request))
+                    chain.outcomes.append(self._work_out(chain, request, found))
                 except ThalwegError as error:
                     chain.outcomes.append(error)
             if chain.rows:
@@ -254,6 +255,7 @@ class Stepper:
     async def _take_chain(self, requests: Sequence[StepRequest], session: Session) -> list[Stepped | ThalwegError]:
         """The outcomes of the first requests, as many as go into one write. Raises Taken, Gap, Missing, Unavailable."""
         chain = Chain(session)
+        found = self._in_a_row(session, requests) if session.optimizer.work <= INLINE else []
         for request in requests:
             if self._cut(chain, request):
                 break
@@ -262,7 +264,8 @@ class Stepper:
                     flat = request.read(session.layout)
                     outcome = await self._again(session, request.step, flat, request.loss, request.returning)
                 else:
-                    outcome = await self._work.run(session.optimizer.work, partial(self._work_out, chain, request))
+                    work = partial(self._work_out, chain, request, found)
+                    outcome = await self._work.run(session.optimizer.work, work)
                 chain.outcomes.append(outcome)
             except ThalwegError as error:
                 chain.outcomes.append(error)
@@ -277,9 +280,19 @@ class Stepper:
         looks_back = request.step is not None and request.step <= chain.step
         return looks_back or chain.full or self._writer.due(chain.session, chain.number, chain.bytes)
 
-    def _work_out(self, chain: Chain, request: StepRequest) -> Stepped:
-        """One more step for the chain. Raises StepMismatch, NonFinite, Invalid, and Taken or Missing."""
+    def _in_a_row(self, session: Session, requests: Sequence[StepRequest]) -> list[Computed]:
+        """The first steps of a chain, worked out at once as far as can be, up to where the log gets a snapshot."""
+        return in_a_row(session, requests, self._now(), self._writer.rows_left(session))
+
+    def _work_out(self, chain: Chain, request: StepRequest, found: Sequence[Computed] = ()) -> Stepped:
+        """One more step for the chain, which may have been `found` before.
+
+        Raises StepMismatch, NonFinite, Invalid, and Taken or Missing.
+        """
         session = chain.session
+        end, at = chain.end(), len(chain.rows)
+        if at == len(chain.outcomes) and at < len(found):
+            return self._added(chain, end, found[at], request.returning)
         if "aggregate" in session.head:
             check_worker(session, request.worker)
         flat = request.read(session.layout)
@@ -287,12 +300,13 @@ class Stepper:
             if not chain.rows:
                 self._access.check_newest(session)
             raise mismatch(chain.step)
-        end = chain.end()
-        done = compute(end, flat, request.loss, self._now())
+        return self._added(chain, end, compute(end, flat, request.loss, self._now()), request.returning)
+
+    def _added(self, chain: Chain, end: Session, done: Computed, returning: str) -> Stepped:
         if self._writer.waits(end):
             chain.durable = chain.step + 1
         chain.add(done)
-        return answered(session.layout, done, request.returning, chain.durable)
+        return answered(chain.session.layout, done, returning, chain.durable)
 
     async def _take(
         self, session: Session, flat: Flat, loss: float | None, returning: str, parts: dict[str, str] | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from service.errors import ThalwegError
 from service.optim.tensors import Array
-from service.optim.together import stacked, step_together
+from service.optim.together import stacked, step_together, steps_in_a_row
 from service.sessions import log
 from service.sessions.chain import advance, claim
 from service.sessions.followers import Followers
@@ -145,6 +146,38 @@ class Together:
             except ThalwegError as error:
                 group.outcomes[taken.place] = error
                 taken.session.lock.release()
+
+
+def in_a_row(session: Session, requests: Sequence[StepRequest], now: float, most: int) -> list[Computed]:
+    """The session's next steps, at most so many, as far as there is nothing special about them; perhaps none.
+
+    They rest on one another: they hold if they are taken in this order with nothing between them.
+    """
+    count = 0
+    while count < min(most, len(requests)) and requests[count].step in (None, session.step + count + 1):
+        count += 1
+    plain = session.optimizer.stacks and isinstance(session.state.counts, int) and "aggregate" not in session.head
+    if count < 2 or not plain or any(request.worker is not None for request in requests[:count]):
+        return []
+    gradients = stack([request.tree for request in requests[:count]], session.layout)
+    if gradients is None:
+        return []
+    states, rates = steps_in_a_row(session.optimizer, session.state, gradients)
+    params = stacked([session.state.params, *(state.params for state in states)])
+    with np.errstate(all="ignore"):
+        updates = params[1:] - params[:-1]
+    kept = np.concatenate([array for state in states for array in (state.params, *state.slots)])
+    finite = np.isfinite(kept).reshape(count, -1).all(axis=1).tolist()
+    found: list[Computed] = []
+    ahead = replace(session)
+    for i, (norm, moved) in enumerate(zip(_norms(gradients), _norms(updates), strict=True)):
+        if norm is None or moved is None or not finite[i]:
+            break
+        flat = Flat(gradients[i])
+        its = Moved(states[i], updates[i], rates[i], norm, moved)
+        found.append(recorded(ahead, flat, flat, requests[i].loss, now, its))
+        ahead.step += 1
+    return found
 
 
 def _alone(taken: _Taken, now: float) -> Computed:

@@ -85,6 +85,10 @@ class Writer:
             return False
         return retention.due(self._settings, number - session.snapshot, backlog, session.bytes)
 
+    def rows_left(self, session: Session) -> int:
+        """How many rows the log gets at most before its next snapshot is due."""
+        return session.snapshot + self._settings.snapshot_every - session.number
+
     def snapshot_if_due(self, session: Session) -> None:
         """Hand a snapshot to the store where the log should get one."""
         if self.due(session, session.number) and not session.saving:

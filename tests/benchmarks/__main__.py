@@ -35,7 +35,7 @@ def streams(rounds: int, seconds: int) -> None:
     """Durable steps/s by the batch and over one WebSocket."""
     needs_wrk()
     with tempfile.TemporaryDirectory() as data, running(thalweg(data)) as server:
-        create(server, streaming.BATCH)
+        create(server, streaming.SESSIONS)
         streaming.table(server.url, rounds, seconds)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 GRADIENTS = [0.12, -0.5, 1.25, -3.5, 0.031, 2.2, -0.77, 0.9, -1.1, 0.4]
 WINDOWS = (32, 128)
-BATCH = 100
+BATCH, SESSIONS = 100, 800  # steps in a request, and those that they are of
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # the sample of RFC 6455: nobody is to be kept from replaying this
 
 

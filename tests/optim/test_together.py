@@ -8,7 +8,7 @@ import pytest
 from service.optim.optimizer import STACKED, Optimizer, build
 from service.optim.state import State
 from service.optim.tensors import DTYPES, Array, single
-from service.optim.together import step_together
+from service.optim.together import step_together, steps_in_a_row
 from tests.optim.table import bits
 from tests.optim.test_kernels import ELEMENTWISE, awkward
 
@@ -49,6 +49,26 @@ def test_each_gets_the_bits_that_it_gets_alone(label: str, dtype: str) -> None:
         given = states(optimizer, AGES, dtype, largest)
         rows = [awkward(SIZE, dtype, 1000 + i, largest) for i in range(len(given))]
         compare(optimizer, given, np.array(rows))
+
+
+@pytest.mark.parametrize("label", ELEMENTWISE)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_steps_in_a_row_are_steps_one_by_one(label: str, dtype: str) -> None:
+    optimizer = build(ELEMENTWISE[label], single(SIZE, dtype))
+    if not optimizer.stacks:
+        return
+    largest = 1e30 if dtype == "float64" else 1e3
+    state = states(optimizer, (3,), dtype, largest)[0]
+    rows = np.array([awkward(SIZE, dtype, 1000 + i, largest) for i in range(6)])
+    found, rates = steps_in_a_row(optimizer, state, rows)
+    for row, after, rate in zip(rows, found, rates, strict=True):
+        alone = optimizer.step(state, row)
+        state = alone.state
+        assert (after.step, after.counts, rate) == (state.step, state.counts, alone.learning_rate)
+        assert bits(after.params) == bits(state.params)
+        for one, other in zip(after.slots, state.slots, strict=True):
+            assert one.dtype == other.dtype
+            assert bits(one) == bits(other)
 
 
 @pytest.mark.parametrize("ages", [(3,), (4, 4, 4), (1, 9)])
