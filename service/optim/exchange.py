@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from service.optim import catalogue
-from service.optim.libraries import SPELLINGS, OrNull, Spelling, spellings_of
+from service.optim.libraries.catalogue import SPELLINGS, spellings_of
+from service.optim.libraries.spelling import OrNull, Spelling
 from service.optim.rule import Algorithm
 
 # What a library keeps beside its slots follows from the number of updates, t:

@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from service.errors import Invalid
-from service.optim import catalogue, libraries
+from service.optim import catalogue
 from service.optim.hyperparameters import fill
+from service.optim.libraries.translation import translate
 from service.optim.rule import Algorithm, Dialect, Rule, Values
 from service.optim.schedules.catalogue import parse
 from service.optim.schedules.form import Schedule
@@ -107,7 +108,7 @@ def _resolve_like(given: dict[str, Any], depth: int) -> Specification:
         raise Invalid('"like" is a class path, for example "torch.optim.Adam".', pointer="/like")
     if "name" in given and not path.startswith("keras."):
         raise Invalid('Give "name" or "like", not both.', pointer="/name")
-    translation = libraries.translate(path, given)
+    translation = translate(path, given)
     algorithm = catalogue.get(translation.algorithm)
     transforms = tuple(_brought(place, asked, translation.pointers) for place, asked in translation.transforms.items())
     try:

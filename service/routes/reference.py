@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse
 
 from service.functions import catalogue as functions
 from service.optim import catalogue as optimizers
-from service.optim import libraries
+from service.optim.libraries.catalogue import spellings_of
 from service.optim.schedules import catalogue as schedules
 from service.optim.transforms import catalogue as transforms
 from service.routes.docs import STYLE
@@ -116,7 +116,7 @@ def _contents(members: Mapping[str, Any]) -> str:
 
 
 def _optimizers() -> str:
-    entries = [optimizers.describe(a, libraries.spellings_of(a.name)) for a in optimizers.ALGORITHMS.values()]
+    entries = [optimizers.describe(a, spellings_of(a.name)) for a in optimizers.ALGORITHMS.values()]
     return _contents(optimizers.ALGORITHMS) + _compared() + "".join(map(_optimizer, entries))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.functions.catalogue import FUNCTIONS
 from service.optim.catalogue import ALGORITHMS
-from service.optim.libraries import SPELLINGS
+from service.optim.libraries.catalogue import SPELLINGS
 from service.optim.schedules.catalogue import SCHEDULES
 from service.optim.schedules.catalogue import SPELLINGS as SCHEDULE_SPELLINGS
 from service.optim.transforms.catalogue import TRANSFORMS

@@ -13,7 +13,7 @@ from matplotlib.mathtext import MathTextParser
 from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS, describe, get, summary
 from service.optim.hyperparameters import REQUIRED
-from service.optim.libraries import spellings_of
+from service.optim.libraries.catalogue import spellings_of
 from service.optim.rule import Algorithm
 from service.optim.schedules.catalogue import SCHEDULES
 from service.optim.specification import resolve

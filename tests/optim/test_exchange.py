@@ -8,7 +8,7 @@ import pytest
 
 from service.optim.catalogue import ALGORITHMS
 from service.optim.exchange import FORMS, STAYS, algorithm_of, describe
-from service.optim.libraries import SPELLINGS
+from service.optim.libraries.catalogue import SPELLINGS
 from service.optim.rule import PARAMETERS
 from service.optim.specification import resolve
 from tests.golden import cases

@@ -9,20 +9,8 @@ import pytest
 from service.errors import Invalid
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED
-from service.optim.libraries import (
-    REFUSED,
-    SPEED,
-    SPELLINGS,
-    Brings,
-    Clip,
-    Coefficients,
-    Of,
-    Only,
-    OrNull,
-    Part,
-    Spelling,
-    spellings_of,
-)
+from service.optim.libraries.catalogue import REFUSED, SPELLINGS, spellings_of
+from service.optim.libraries.spelling import SPEED, Brings, Clip, Coefficients, Of, Only, OrNull, Part, Spelling
 from service.optim.optimizer import Optimizer, build
 from service.optim.specification import resolve
 from service.optim.tensors import DTYPES, Layout

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from service.errors import Invalid, NonFinite
 from service.optim.catalogue import ALGORITHMS
 from service.optim.hyperparameters import REQUIRED, Hyperparameter
-from service.optim.libraries import SPELLINGS
+from service.optim.libraries.catalogue import SPELLINGS
 from service.optim.optimizer import Optimizer, build
 from service.optim.rule import PARAMETERS
 from service.optim.schedules.catalogue import SCHEDULES

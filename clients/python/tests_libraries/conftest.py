@@ -25,7 +25,7 @@ import pytest
 import uvicorn
 from service.main import create_app
 from service.optim.exchange import STAYS
-from service.optim.libraries import SPELLINGS
+from service.optim.libraries.catalogue import SPELLINGS
 from service.settings import Settings
 from tests.golden import cases, make
 

@@ -1,0 +1,1 @@
+"""`like`: the class paths of torch, optax and Keras, with their own argument names."""
