@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from service.errors import Conflict, Invalid, NotFound, StepMismatch, ThalwegError, TooLarge, TooMany, Unavailable
+from service.errors import Conflict, Invalid, NotFound, StepMismatch, ThalwegError, TooMany, Unavailable
 from service.optim.optimizer import Optimizer
 from service.optim.tensors import Array, Layout
 from service.sessions import listing, log
@@ -39,7 +39,7 @@ from service.sessions.tombstone import gone
 from service.sessions.work import Work
 from service.sessions.writing import Writer, settle
 from service.settings import Settings
-from service.stores.base import Erased, Store, Taken, TooBig
+from service.stores.base import Erased, Store, Taken
 from service.wire.json import canonical
 from service.wire.steps import StepRequest
 from service.wire.trees import Flat
@@ -83,8 +83,7 @@ class Engine:
     async def create(self, id: str | None, creation: Creation) -> tuple[Session, bool]:
         """A new session, and True; or the one that this very request made before, and False.
 
-        Raises Invalid when the id is taken by another request, Gone when it was deleted, TooMany at the limit,
-        TooLarge when the store cannot hold the state.
+        Raises Invalid when the id is taken by another request, Gone when it was deleted, TooMany at the limit.
         """
         resolved = creation.optimizer.as_json()
         head = {
@@ -155,8 +154,6 @@ class Engine:
             return made, False
         except Erased as error:
             raise gone(name, error.tombstone) from None
-        except TooBig as error:
-            raise TooLarge(f"The state of this session is more than can be kept: {error}.") from None
         self._access.created(session)
         return session, True
 

@@ -33,10 +33,6 @@ class Gap(StoreError):
     """The row that this one rests on is not there: a write before it was lost."""
 
 
-class TooBig(StoreError):
-    """More bytes than the store can hold in one place."""
-
-
 class Full(StoreError):
     """There is no room for the write; it was not made."""
 
@@ -94,7 +90,7 @@ class Store(Protocol):
     """The contract; `tests/stores/test_contract.py` runs against every member."""
 
     def create(self, session: str, head: bytes, snapshot: Payload, due: float | None = None) -> Future[None]:
-        """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased, TooBig.
+        """A new session whose state before row 1 is `snapshot`. Raises Taken, Erased.
 
         `due` is when `due` names it, in seconds; None for never.
         """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.stores import reserve, sqlite
+from service.stores import reserve, schema, sqlite, writer
 from tests.faults import story
 from tests.stores.disk import Disk, plugged
 
@@ -22,11 +22,11 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checkpoints and groups that the thread begins, also in a short story."""
-    pragmas = [pragma for pragma in sqlite.PRAGMAS if not pragma.startswith("wal_autocheckpoint")]
-    monkeypatch.setattr(sqlite, "PRAGMAS", (*pragmas, "wal_autocheckpoint = 12"))
-    monkeypatch.setattr(sqlite, "LARGE", story.LARGE)
-    monkeypatch.setattr(sqlite.SQLiteStore.__init__, "__defaults__", (story.JOURNALED,))
+    """Checkpoints, groups that the thread begins and values in pieces, also in a short story."""
+    pragmas = [pragma for pragma in schema.PRAGMAS if not pragma.startswith("wal_autocheckpoint")]
+    monkeypatch.setattr(schema, "PRAGMAS", (*pragmas, "wal_autocheckpoint = 12"))
+    monkeypatch.setattr(writer, "LARGE", story.LARGE)
+    monkeypatch.setattr(sqlite.SQLiteStore.__init__, "__defaults__", (story.JOURNALED, story.PIECE))
     monkeypatch.setattr(reserve, "MOST", reserve.LEAST)
 
 

@@ -32,21 +32,21 @@ def synchronous(level: str) -> Callable[[], None]:
     """Commits that do not wait for the medium as they should."""
 
     def breaks() -> None:
-        from service.stores import sqlite
+        from service.stores import schema
 
-        assert "synchronous = FULL" in sqlite.PRAGMAS
-        sqlite.PRAGMAS = tuple(p.replace("= FULL", f"= {level}") for p in sqlite.PRAGMAS)  # type: ignore[assignment]
+        assert "synchronous = FULL" in schema.PRAGMAS
+        schema.PRAGMAS = tuple(p.replace("= FULL", f"= {level}") for p in schema.PRAGMAS)  # type: ignore[assignment]
 
     return breaks
 
 
 def answer_early() -> None:
     """A write is answered when it is made, and committed after that."""
-    from service.stores.sqlite import SQLiteStore
+    from service.stores.writer import Writer
 
-    hand_over, begin = SQLiteStore._hand_over, SQLiteStore._begin
+    hand_over, begin = Writer._hand_over, Writer._begin
 
-    def answering(self: SQLiteStore, group: Any) -> Any:
+    def answering(self: Writer, group: Any) -> Any:
         outcomes = begin(self, group)
         for job, outcome in zip(group, outcomes, strict=True):
             if not job.future.done():
@@ -56,12 +56,12 @@ def answer_early() -> None:
                     job.future.set_exception(outcome)
         return outcomes
 
-    def early(self: SQLiteStore, loop: asyncio.AbstractEventLoop) -> None:
+    def early(self: Writer, loop: asyncio.AbstractEventLoop) -> None:
         self._size = 0  # all groups are begun on the loop, where futures may be touched
         hand_over(self, loop)
 
-    SQLiteStore._begin = answering  # type: ignore[method-assign]
-    SQLiteStore._hand_over = early  # type: ignore[method-assign]
+    Writer._begin = answering  # type: ignore[method-assign]
+    Writer._hand_over = early  # type: ignore[method-assign]
 
 
 def no_digest() -> None:
@@ -104,14 +104,14 @@ def no_fence() -> None:
 
 def failure_is_success() -> None:
     """A write that failed is answered like one that did not."""
-    from service.stores.sqlite import SQLiteStore
+    from service.stores.writer import Writer
 
-    failure = SQLiteStore._failure
+    failure = Writer._failure
 
     def fine(*arguments: Any) -> Any:
         return [None] * len(failure(*arguments))
 
-    SQLiteStore._failure = fine  # type: ignore[method-assign]
+    Writer._failure = fine  # type: ignore[method-assign]
 
 
 def no_lock() -> None:

@@ -36,6 +36,7 @@ SIZES = {"wide": 60}
 SETTINGS = Settings(snapshot_every=2, kept_gradient_bytes=96)
 LARGE = 400  # bytes; some groups are begun by the store's thread
 JOURNALED = 8  # rows; the journal is emptied a few times
+PIECE = 300  # bytes; the gradients of `wide` and all snapshots are in pieces
 OPEN = (Conflict, OutOfSpace, Unavailable)  # send the same request again
 
 

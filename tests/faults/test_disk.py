@@ -18,7 +18,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from service.stores.sqlite import SQLiteStore, UnsuitableStore
+from service.stores.schema import UnsuitableStore
+from service.stores.sqlite import SQLiteStore
 from tests.faults.story import GaveUp, Story, begin, living, resume
 from tests.stores.disk import Disk, Kth
 

@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
-from service.stores import reserve, sqlite
+from service.stores import reserve, schema, writer
 from tests.conftest import Serve, Service
 from tests.faults.processes import Caller, calling, serving
 from tests.sessions.calls import ADAM, Adam, create, gradient, params, problem, step, took, walk
@@ -32,7 +32,7 @@ class TestAFullDisk:
 
     @pytest.fixture
     def service(self, disk: Disk, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
-        monkeypatch.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS[:-1], "wal_autocheckpoint = 16384"))
+        monkeypatch.setattr(schema, "PRAGMAS", (*schema.PRAGMAS[:-1], "wal_autocheckpoint = 16384"))
         data = tmp_path / "data"
         size = 3 * MiB
         allocate = os.posix_fallocate
@@ -50,7 +50,7 @@ class TestAFullDisk:
             allocate(descriptor, offset, length)
 
         disk.room = room
-        for module in (reserve, sqlite):
+        for module in (reserve, writer):
             monkeypatch.setattr(module, "free", free)
         monkeypatch.setattr(reserve, "MOST", 64 * MiB)
         monkeypatch.setattr(os, "posix_fallocate", limited)

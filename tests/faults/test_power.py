@@ -14,7 +14,8 @@ import apsw
 import pytest
 
 from service.stores.base import Row
-from service.stores.sqlite import SCHEMA_VERSION, SQLiteStore
+from service.stores.schema import SCHEMA_VERSION
+from service.stores.sqlite import SQLiteStore
 from tests.faults.story import Story, begin, living, resume
 from tests.stores.disk import Disk
 from tests.stores.test_expiry import OLD

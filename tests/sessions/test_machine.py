@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[dict[str, Any], type[Adam] | type[Momentum]]] = {
 }
 ROWS_KEPT = 6
 JOURNALED = 7  # rows
+PIECE = 400  # bytes
 KEPT = {"all": 1 << 20, "few": ROWS_KEPT * 16}
 
 numbers = st.floats(-100, 100, allow_subnormal=False)
@@ -163,16 +164,16 @@ class Machine(RuleBasedStateMachine):
             self.take(self.sessions[n % 2], {"gradients": [1.0, -n / 2], "step": n // 2 + 1})
 
     def open(self) -> Store:
-        """The store, with a journal that is full after a few rows."""
+        """The store, with a journal that is full after a few rows, and snapshots in pieces."""
         store = open_store(self.settings)
         if isinstance(store, SQLiteStore):
-            store._journal_rows = JOURNALED
+            store._journal_rows, store._piece = JOURNALED, PIECE
         return store
 
     def settle(self) -> None:
         """Wait until nothing is being written."""
         settle(self.service)
-        while isinstance(self.store, SQLiteStore) and self.store._writing:
+        while isinstance(self.store, SQLiteStore) and self.store._writer._writing:
             self.runner.run(asyncio.sleep(0.0001))
 
     def serve(self) -> Service:

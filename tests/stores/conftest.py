@@ -16,6 +16,7 @@ MEMBERS: dict[str, Callable[[Path], Store]] = {
     "memory": lambda _: MemoryStore(),
     "sqlite": SQLiteStore,
     "sqlite that moves its journal at every write": lambda data: SQLiteStore(data, journal=1),
+    "sqlite whose values are in pieces": lambda data: SQLiteStore(data, piece=3),
 }
 
 

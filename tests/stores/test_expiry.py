@@ -9,7 +9,8 @@ import apsw
 import pytest
 
 from service.stores.base import Erased, Head, Row, Store
-from service.stores.sqlite import MIGRATIONS, SCHEMA_VERSION, SQLiteStore, UnsuitableStore
+from service.stores.schema import MIGRATIONS, SCHEMA_VERSION, UnsuitableStore
+from service.stores.sqlite import SQLiteStore
 
 OLD = """
 CREATE TABLE sessions (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, head BLOB);
@@ -142,7 +143,7 @@ class TestAFileOfTheFirstVersion:
         """All of it or nothing: the next start finds the old file and tries again."""
         data = self.old(tmp_path / "data")
         monkeypatch.setattr(
-            "service.stores.sqlite.MIGRATIONS", MIGRATIONS | {1: "ALTER TABLE sessions ADD COLUMN due REAL; x;"}
+            "service.stores.schema.MIGRATIONS", MIGRATIONS | {1: "ALTER TABLE sessions ADD COLUMN due REAL; x;"}
         )
         with pytest.raises(UnsuitableStore):
             SQLiteStore(data)

@@ -18,9 +18,10 @@ import apsw
 import pytest
 
 from service.errors import Unavailable
-from service.stores import sqlite
-from service.stores.base import Entry, Gap, Row, Taken, TooBig
-from service.stores.sqlite import JOURNALED, SCHEMA_VERSION, SMALL, DataDirectoryInUse, SQLiteStore, UnsuitableStore
+from service.stores.base import Entry, Gap, Row, Taken
+from service.stores.schema import SCHEMA_VERSION, DataDirectoryInUse, UnsuitableStore
+from service.stores.sqlite import JOURNALED, SMALL, SQLiteStore
+from service.stores.writer import LARGE
 from tests.stores.disk import Disk, failing, plugged
 
 WAL = "thalweg.sqlite-wal"
@@ -48,7 +49,7 @@ def store(data: Path, run: Any) -> Iterator[SQLiteStore]:
 def commits(store: SQLiteStore) -> list[int]:
     """A list that grows with each commit."""
     seen: list[int] = []
-    store._writer.set_commit_hook(lambda: bool(seen.append(1)))
+    store._writer.db.set_commit_hook(lambda: bool(seen.append(1)))
     return seen
 
 
@@ -64,7 +65,7 @@ class TestFile:
         [("journal_mode", "wal"), ("synchronous", 2), ("user_version", SCHEMA_VERSION), ("query_only", 0)],
     )
     async def test_pragmas_of_the_writer(self, store: SQLiteStore, pragma: str, value: Any) -> None:
-        assert store._writer.pragma(pragma) == value
+        assert store._writer.db.pragma(pragma) == value
 
     async def test_readers_cannot_write(self, store: SQLiteStore) -> None:
         assert store._reader().pragma("journal_mode") == "wal"
@@ -74,7 +75,7 @@ class TestFile:
     async def test_each_thread_has_one_reader(self, store: SQLiteStore) -> None:
         assert store._reader() is store._reader()
         assert await asyncio.to_thread(store._reader) is not store._reader()
-        assert store._writer is not store._reader()
+        assert store._writer.db is not store._reader()
 
     async def test_reopening_keeps_everything(self, data: Path) -> None:
         store = SQLiteStore(data)
@@ -109,7 +110,7 @@ class TestFile:
         await asyncio.gather(*(store.append("s", n, b"event", b"payload") for n in range(1, 5001)))
         await store.keep("s", 1, b"", 0)  # after the journal has moved
         work: list[int] = []
-        store._writer.trace_v2(
+        store._writer.db.trace_v2(
             apsw.SQLITE_TRACE_PROFILE,
             lambda event: (
                 work.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
@@ -132,7 +133,7 @@ class TestFile:
             if event["sql"].startswith("DELETE FROM events"):
                 where.append(threading.current_thread().name)
 
-        store._writer.trace_v2(apsw.SQLITE_TRACE_STMT, note)
+        store._writer.db.trace_v2(apsw.SQLITE_TRACE_STMT, note)
         await store.erase("s")
         assert where == ["store"]
 
@@ -240,7 +241,7 @@ class TestJournal:
             denied = refusing and operation == apsw.SQLITE_INSERT and table == "events"
             return apsw.SQLITE_DENY if denied else apsw.SQLITE_OK
 
-        store._writer.set_authorizer(authorize)
+        store._writer.db.set_authorizer(authorize)
         await filled(store, rows=7)
         assert "the journal could not be moved" in caplog.text
         assert (held(store, "journal"), held(store, "events")) == (7, 0)
@@ -263,7 +264,7 @@ class TestLoad:
         for sessions, most, rows in ((["s"], 99, 9), (["s"], 99, 0), (["s"], 0, 9), (["never"], 99, 9), ([], 99, 9)):
             store.load(sessions, most, rows)
             assert not reader.in_transaction
-        assert store._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
+        assert store._writer.db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE) == (0, 0)
 
     async def test_that_fails_says_so_and_ends_its_transaction(
         self, store: SQLiteStore, caplog: pytest.LogCaptureFixture
@@ -277,8 +278,8 @@ class TestLoad:
         assert not store._reader().in_transaction
         assert store.load(["s"], 99, 9)[0] is not None
 
-    async def test_sees_rows_wherever_they_are(self, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("service.stores.sqlite.JOURNALED", 3)
+    async def test_sees_rows_wherever_they_are(self, data: Path) -> None:
+        store = SQLiteStore(data, journal=3)
         await store.create("s", b"head", b"at 0")
         for number in range(1, 9):
             await store.append("s", number, b"event", b"payload" * (1000 if number == 4 else 1))
@@ -286,15 +287,16 @@ class TestLoad:
             assert stored is not None
             assert stored.rows == store.rows("s", 0, 99)
             assert [row.number for row in stored.rows] == list(range(1, number + 1))
+        store.close()
 
 
 class TestTails:
     async def test_what_failed_to_be_written_is_not_remembered(self, store: SQLiteStore, disk: Disk) -> None:
         await filled(store, rows=1)
-        store._writer.set_commit_hook(lambda: True)  # refuses every commit
+        store._writer.db.set_commit_hook(lambda: True)  # refuses every commit
         with pytest.raises(apsw.ConstraintError):
             await store.append("s", 2, b"event", b"payload")
-        store._writer.set_commit_hook(None)
+        store._writer.db.set_commit_hook(None)
         with pytest.raises(Gap):
             await store.append("s", 3, b"event", b"payload")
         await store.append("s", 2, b"event", b"payload")
@@ -383,12 +385,12 @@ class TestGroups:
         await store.create("s", b"", b"")
         written = []
         for n in range(1, 61):
-            written.append(store.append("s", n, b"event", bytes(sqlite.LARGE if n % 3 == 0 else 10)))
+            written.append(store.append("s", n, b"event", bytes(LARGE if n % 3 == 0 else 10)))
             await asyncio.sleep(0.001 if n % 5 == 0 else 0)
         await asyncio.gather(*written)
-        assert [len(row.payload or b"") for row in store.rows("s", 0, 99)] == [10, 10, sqlite.LARGE] * 20
+        assert [len(row.payload or b"") for row in store.rows("s", 0, 99)] == [10, 10, LARGE] * 20
 
-    @pytest.mark.parametrize("size", [0, sqlite.LARGE], ids=["small", "large"])
+    @pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
     async def test_answered_means_synchronised(self, disk: Disk, data: Path, size: int) -> None:
         store = SQLiteStore(data)
         await store.create("s", b"", b"")
@@ -452,7 +454,7 @@ class TestPowerCut:
 
 
 class TestFailures:
-    @pytest.mark.parametrize("size", [10, sqlite.LARGE], ids=["small", "large"])
+    @pytest.mark.parametrize("size", [10, LARGE], ids=["small", "large"])
     @pytest.mark.parametrize("operation", ["sync", "write"])
     async def test_of_the_disk_reach_all_who_wait(self, disk: Disk, data: Path, operation: str, size: int) -> None:
         store = SQLiteStore(data)
@@ -514,22 +516,6 @@ class TestFailures:
         assert [row.number for row in store.rows("s", 0, 9)] == [1, 2, 3]
         assert store.snapshot("s", 99) == (0, b"state")
         store.close()
-
-    async def test_what_is_too_big_is_refused_alone(self, store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sqlite, "MAX_BYTES", 1000)
-        await filled(store)
-        outcomes = await asyncio.gather(
-            store.append("s", 4, b"event", b"payload"),
-            store.create("big", b"head", bytes(1001)),
-            store.append("s", 5, b"event", bytes(1001)),
-            store.append("s", 5, b"event", bytes(1000)),
-            return_exceptions=True,
-        )
-        assert [type(outcome) for outcome in outcomes] == [type(None), TooBig, TooBig, type(None)]
-        assert (store.count(), store.writable()) == (1, True)
-
-    def test_the_bound_is_what_sqlite_takes(self, store: SQLiteStore) -> None:
-        assert store._writer.limit(apsw.SQLITE_LIMIT_LENGTH) - sqlite.MAX_BYTES >= 1 << 20
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> None:
