@@ -23,7 +23,7 @@ from service.stores.base import Entry, Erased, Gap, Head, Missing, Payload, Row,
 from service.stores.pieces import PAYLOAD, PIECE, SNAPSHOT, drop, joined, put
 from service.stores.writer import LARGE, Writer
 
-JOURNALED = 4_096  # rows in the journal at which they move to their places
+JOURNALED = 1_024  # rows that gather before they move to their places; more hold up the writes behind them longer
 SMALL = 1 << 11  # bytes of a payload; a larger one fills pages of its own and goes to its place at once
 TAILS = 1 << 16  # sessions whose newest row is remembered
 _KEY = "(SELECT key FROM sessions WHERE id = ? AND head IS NOT NULL)"

@@ -252,7 +252,7 @@ class TestJournal:
         assert [row.number for row in store.rows("s", 0, 99)] == list(range(1, 12))
         store.close()
 
-    def test_there_is_room_for_the_journal_of_a_second(self) -> None:
+    def test_moves_neither_small_pieces_nor_for_long(self) -> None:
         assert 1_000 <= JOURNALED <= 20_000  # fewer would move small pieces, more would hold up the writes behind them
 
 
