@@ -127,6 +127,7 @@ class TestFile:
     async def test_a_long_log_is_erased_beside_the_loop(self, store: SQLiteStore) -> None:
         await store.create("s", b"", b"")
         await asyncio.gather(*(store.append("s", n, b"event", b"payload") for n in range(1, 2001)))
+        await store.keep("s", 1, b"", 0)  # after the journal has moved
         where: list[str] = []
 
         def note(event: dict[str, Any]) -> None:
