@@ -127,7 +127,12 @@ class Shell:
     def take(self, orders: Sequence[Order], alone: Callable[[Order], None]) -> None:
         """The same for many steps at once; those that cannot be taken so are handed to `alone`."""
 
+        left = set(range(len(orders)))
+
         def answer(place: int, outcome: bytes | ThalwegError | None) -> None:
+            if place not in left:  # a mistake in here was told before
+                return
+            left.remove(place)
             self._underway -= 1
             order = orders[place]
             if outcome is None:
@@ -144,7 +149,7 @@ class Shell:
             self._hot.begin([(order.session, order.body) for order in orders], answer)
         except Exception:
             logger.exception("%d steps failed, request %s among them", len(orders), orders[0].request_id)
-            for place in range(len(orders)):
+            for place in sorted(left):
                 answer(place, _unforeseen())
 
     def _too_many(self) -> Unavailable:

@@ -220,8 +220,8 @@ class Stepper:
         ):
             return None
         chain = Chain(session)
-        found = self._in_a_row(session, requests)
         try:
+            found = self._in_a_row(session, requests)
             for request in requests:
                 if (request.step is not None and request.step <= session.step) or self._cut(chain, request):
                     break

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.errors import ThalwegError
+from service.errors import ThalwegError, Unavailable
 from service.optim.tensors import Array
 from service.optim.together import stacked, step_together, steps_in_a_row
 from service.sessions import log
@@ -103,7 +103,13 @@ class Together:
         return Entry(session.id, session.number + 1, log.encode(done.event), done.payload)
 
     def _end(self, group: Group, written: Written) -> None:
-        """Make the steps their sessions', or say why they are not."""
+        """Make the steps their sessions', or say why they are not.
+
+        None is said only of what was surely not written: whoever takes that by itself must not take it twice.
+        """
+        unclear = Unavailable("This step may or may not have been taken; send the same request again.", retry_after=1)
+        for taken, _ in group.steps:
+            group.outcomes[taken.place] = unclear
         try:
             refusals = self._writer.outcome(written)
             for (taken, done), refusal in zip(group.steps, refusals, strict=True):
@@ -111,11 +117,14 @@ class Together:
                     group.outcomes[taken.place] = self._advance(taken, done)
                 else:  # another writer was faster, or it is gone: look again
                     self._live.drop(taken.session)
+                    group.outcomes[taken.place] = None
         except ThalwegError as error:
             for taken, _ in group.steps:
                 group.outcomes[taken.place] = error
         finally:
             for taken, _ in group.steps:
+                if group.outcomes[taken.place] is unclear:
+                    self._live.drop(taken.session)
                 taken.session.lock.release()
 
     def _advance(self, taken: _Taken, done: Computed) -> Stepped:

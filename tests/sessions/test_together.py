@@ -176,6 +176,25 @@ class TestHolds:
         assert shown(service, "s0") == before
         assert step(service, gradient(1), 1, "s0").json()["replayed"] is False
 
+    def test_a_mistake_after_the_write_takes_no_step_twice(self, serve: Serve, kind: str, run: Run) -> None:
+        service = filled(serve, kind, 2)
+
+        async def fail() -> None:
+            loop = asyncio.get_running_loop()
+            handler = loop.get_exception_handler()
+            loop.set_exception_handler(lambda *_: None)
+            with mock.patch.object(service.engine._writer, "snapshot_if_due", side_effect=MemoryError):
+                group = service.engine.begin(of(service, "s0", "s1", step=1))
+                assert group.written is not None
+                await asyncio.wait([group.written])
+            loop.set_exception_handler(handler)
+            assert stepped(group.outcomes) == ["unavailable", "unavailable"]
+
+        run(fail())
+        for id in ("s0", "s1"):
+            assert step(service, gradient(1), 1, id).json()["replayed"] is True
+            assert len(service.store.rows(id, 0, 9)) == 1
+
     def test_a_mistake_in_here_leaves_no_session_held(self, serve: Serve, run: Run) -> None:
         service = filled(serve, "memory", 3)
 
